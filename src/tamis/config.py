@@ -1,0 +1,198 @@
+"""Settings: one pydantic model per stage. YAML file, then KEY=VALUE arguments, then flags; unknown keys are refused."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from tamis.errors import InputError
+from tamis.methods import SELECTORS, parse_method
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+Paths = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(_Stage):
+    """What is read, and how."""
+
+    pool: Paths = Field([], description="candidate files; globs allowed")
+    target: Paths = Field([], description="files of the few examples that show the capability")
+    fields: dict[str, Annotated[list[str], BeforeValidator(_as_list)]] = Field(
+        {}, description="NAME: COLUMN(s), where fields are not recognised"
+    )
+    limit: int | None = Field(None, ge=1, description="only the first rows of the pool, for trial runs")
+    keep_duplicates: bool = Field(False, description="equal rows are candidates more than once")
+
+
+class ModelConfig(_Stage):
+    """The base model that looks at the data."""
+
+    name: str | None = Field(None, description="folder in Hugging Face format, or hub name")
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
+    device: str = "auto"
+    trust_remote_code: bool = False
+    template: str | None = Field(None, description="'plain', a jinja file, or none for the tokenizer's own")
+    max_tokens: int | None = Field(None, ge=8, description="default min(2048, the model's positions)")
+
+
+class WarmupConfig(_Stage):
+    """LoRA warm-up (LESS, section 4.1). The defaults are the paper's; tiny models want a far larger learning rate."""
+
+    checkpoints: str | None = Field(None, description="a finished warm-up's folder, used instead of a warm-up")
+    share: str = Field("5%", description="share of the pool it trains on")
+    min_examples: int = Field(500, ge=1, description="but at least so many, where there are")
+    epochs: int = Field(4, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    batch_size: int = Field(32, ge=1)
+    micro_batch_size: int = Field(4, ge=1, description="rows through the model at once; divides batch_size")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    lora_rank: int = Field(128, ge=1)
+    lora_alpha: float = Field(512, gt=0)
+    lora_dropout: float = Field(0.1, ge=0, lt=1)
+    lora_targets: str | list[str] = Field("attention", description="attention, all-linear, or module names")
+    activation_checkpointing: bool = Field(False, description="less memory, a third more time; for features too")
+
+    @field_validator("share")
+    @classmethod
+    def _share(cls, value: str) -> str:
+        number = value.removesuffix("%")
+        try:
+            good = value.endswith("%") and 0 < float(number) <= 100
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"expected a percentage such as 5%, got {value!r}")
+        return value
+
+
+class RepresentConfig(_Stage):
+    """Gradient features."""
+
+    adam: Literal["torch", "less", "sgd", "sign"] = Field("torch", description="step direction of pool examples")
+    projection: Literal["sketch", "rademacher", "none"] = "sketch"
+    dim: int = Field(8192, ge=1)
+    projection_seed: int = Field(0, ge=0)
+    batch_tokens: int = Field(4096, ge=1, description="padded tokens in one batch")
+    shard_rows: int = Field(512, ge=1, description="rows in one shard: what a crash may cost")
+
+
+class PickConfig(_Stage):
+    """Which examples to take."""
+
+    method: str = "less"
+    budget: str = Field("5%", description="500 (examples), 5% (of usable rows) or 200000tok (supervised tokens)")
+    options: dict[str, Any] = Field({}, description="the selector's own options, such as reduce: max")
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        parse_method(value)
+        return value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Config(_Stage):
+    """A whole run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    represent: RepresentConfig = RepresentConfig()
+    pick: PickConfig = PickConfig()
+    workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
+    out: str | None = Field(None, description="folder for the selection")
+    seed: int = Field(0, ge=0)
+
+    def check_options(self) -> None:
+        """Refuse selector options the method does not have."""
+        allowed = SELECTORS[parse_method(self.pick.method).selector].options
+        for key in self.pick.options:
+            if key not in allowed:
+                raise InputError(
+                    f"method {self.pick.method!r} has no option {key!r}; it has: {', '.join(allowed) or 'none'}"
+                )
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """A Config from a YAML file and {"stage.key": value} overrides.
+
+    Raises InputError naming the key, and the nearest known one where it is not known.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot read this configuration file ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise InputError(f"{path}: expected keys such as 'data:' and 'pick:', found a {type(loaded).__name__}")
+        tree = loaded or {}
+    for key, value in (overrides or {}).items():
+        _set(tree, key, value)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, str(path) if path else "settings")) from error
+    config.check_options()
+    return config
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`pick.budget=10%` → ("pick.budget", "10%"); the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"expected KEY=VALUE, such as pick.budget=10%, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value  # a bare % or @ is no YAML, but a fine string
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"cannot set {key!r}: {parent!r} is not a group of settings")
+        tree = child
+    tree[last] = value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = list(known_keys())
+        near = difflib.get_close_matches(place, known, n=1, cutoff=0.5)
+        near = near or [key for key in known if key.endswith("." + place.rsplit(".", 1)[-1])][:1]
+        return f"{where}: unknown setting {place!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {place}: {message} (got {first['input']!r})"
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[str]:
+    """Every setting as "stage.key"."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name

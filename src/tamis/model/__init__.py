@@ -1,0 +1,1 @@
+"""The language model: loaded, trained, and asked for one loss per example."""

@@ -1,0 +1,149 @@
+"""A checkpoint of the warm-up: LoRA adapter, Adam moments by parameter name, step, mean learning rate.
+
+    <folder>/adapter_config.json, adapter_model.safetensors    as PEFT writes them
+             adam.safetensors                                  exp_avg/<name>, exp_avg_sq/<name>
+             checkpoint.json                                   the rest; written last, so the folder is whole if it is there
+
+A folder appears under its name only when it is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tamis.errors import DamagedError, StoreError
+from tamis.model.load import trainable
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """See the module's page. `fingerprint` is a 128-bit digest of the base model, adapter, moments and step."""
+
+    folder: Path
+    step: int
+    mean_learning_rate: float
+    betas: tuple[float, float]
+    eps: float
+    base_digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Adam's running moments of each trainable parameter (flattened), and what turns them into a step."""
+
+    exp_avg: dict[str, Float32[Tensor, " param"]]
+    exp_avg_sq: dict[str, Float32[Tensor, " param"]]
+    step: int
+    betas: tuple[float, float]
+    eps: float
+
+
+def _fingerprint(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].detach().float().cpu().numpy())
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, mean_learning_rate: float, base_digest: str
+) -> Checkpoint:
+    """Write a checkpoint of a PEFT model and its Adam optimizer; whole or absent."""
+    names = {parameter: name for name, parameter in trainable(model).items()}
+    tensors: dict[str, Tensor] = {}
+    steps: set[int] = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
+                raise StoreError(f"{names[parameter]}: expected Adam moments, the optimizer holds {sorted(state)}")
+            steps.add(int(state["step"]))
+            for kind in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{kind}/{names[parameter]}"] = state[kind].detach().float().cpu().contiguous()
+    if len(steps) != 1:
+        raise StoreError(f"expected every parameter at one step, found steps {sorted(steps)}")
+    group = optimizer.param_groups[0]
+    weights = {name: parameter.detach().cpu() for name, parameter in trainable(model).items()}
+    facts = {
+        "step": steps.pop(),
+        "mean_learning_rate": mean_learning_rate,
+        "betas": [float(b) for b in group["betas"]],
+        "eps": float(group["eps"]),
+        "base_digest": base_digest,
+    }
+    facts["fingerprint"] = _fingerprint({**tensors, **weights}, {k: v for k, v in facts.items() if "rate" not in k})
+
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)  # type: ignore[operator]
+    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's model card: nothing but placeholders
+    save_file(tensors, temporary / "adam.safetensors")
+    (temporary / "checkpoint.json").write_text(json.dumps(facts, indent=2) + "\n")
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return read_checkpoint(folder)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The facts of a checkpoint, without its tensors."""
+    path = folder / "checkpoint.json"
+    try:
+        facts = json.loads(path.read_text())
+        return Checkpoint(**{**facts, "folder": folder, "betas": (facts["betas"][0], facts["betas"][1])})
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder}: no checkpoint here (no checkpoint.json); `tamis warmup` makes them") from error
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); remove {folder} and run `tamis warmup` again") from error
+
+
+def load_weights(checkpoint: Checkpoint) -> dict[str, Float32[Tensor, "..."]]:
+    """Adapter weights by stable name, float32."""
+    return {name: tensor.float() for name, tensor in _load(checkpoint.folder / "adapter_model.safetensors").items()}
+
+
+def load_moments(checkpoint: Checkpoint, device: torch.device) -> Moments:
+    """Adam's moments, flattened, on a device; checked against the fingerprint (as are the weights)."""
+    adam = _load(checkpoint.folder / "adam.safetensors")
+    facts = {k: v for k, v in asdict(checkpoint).items() if k in ("step", "betas", "eps", "base_digest")}
+    found = _fingerprint({**adam, **load_weights(checkpoint)}, {**facts, "betas": list(checkpoint.betas)})
+    if found != checkpoint.fingerprint:
+        raise DamagedError(
+            f"{checkpoint.folder}: expected fingerprint {checkpoint.fingerprint}, its files give {found}; "
+            "remove the folder and run `tamis warmup` again"
+        )
+    return Moments(
+        exp_avg=_named(adam, "exp_avg", device),
+        exp_avg_sq=_named(adam, "exp_avg_sq", device),
+        step=checkpoint.step,
+        betas=checkpoint.betas,
+        eps=checkpoint.eps,
+    )
+
+
+def _named(adam: dict[str, Tensor], kind: str, device: torch.device) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{kind}/"): t.flatten().to(device) for n, t in adam.items() if n.startswith(f"{kind}/")}
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); remove its folder and run `tamis warmup` again") from error

@@ -1,0 +1,186 @@
+"""Base models, tokenizers and LoRA adapters, from a local folder or the Hugging Face hub."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tamis.errors import ModelError
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+ATTENTION_LAYERS = (
+    {"q_proj", "k_proj", "v_proj", "o_proj"},  # Llama, Mistral, Qwen, Gemma, OLMo
+    {"qkv_proj", "o_proj"},  # Phi-3
+    {"q_proj", "k_proj", "v_proj", "dense"},  # Phi-2
+    {"q_proj", "k_proj", "v_proj", "out_proj"},  # OPT, GPT-Neo, GPT-J
+    {"query_key_value", "dense"},  # GPT-NeoX, Falcon, BLOOM
+    {"c_attn", "c_proj"},  # GPT-2
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from and how it is to be held."""
+
+    name: str
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for, but this PyTorch sees no GPU: use --device cpu")
+    return found
+
+
+def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """`auto` is float32 on a CPU and bfloat16 on a GPU."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot(source, "tokenizer", error)) from error
+
+
+def load_base(source: ModelSource) -> nn.Module:
+    """The base model in evaluation mode, on its device, its parameters frozen."""
+    from transformers import AutoModelForCausalLM
+
+    device = resolve_device(source.device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            revision=source.revision,
+            dtype=resolve_dtype(source.dtype, device),
+            trust_remote_code=source.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot(source, "causal language model", error)) from error
+    model.requires_grad_(False)
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def _cannot(source: ModelSource, what: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"cannot load a {what} from {source.name!r}: expected a folder in Hugging Face format or a hub name. "
+        f"The loader said: {first}"
+    )
+
+
+def model_digest(source: ModelSource) -> str:
+    """128-bit digest (hex) of what defines the base model: its files, or its commit on the hub."""
+    folder = Path(source.name)
+    digest = hashlib.blake2b(digest_size=16)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(
+                source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(_cannot(source, "model", error)) from error
+        digest.update(f"{source.name}@{config._commit_hash}".encode())
+        return digest.hexdigest()
+    files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise ModelError(f"{folder}: expected config.json and *.safetensors, found no weights in safetensors format")
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def lora_layers(model: nn.Module, targets: str | list[str]) -> str | list[str]:
+    """What PEFT is to adapt: `attention` (query, key, value, output), `all-linear`, or names of one's own."""
+    if targets == "all-linear":
+        return "all-linear"
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
+    if targets == "attention":
+        for family in ATTENTION_LAYERS:
+            if family <= names:
+                return sorted(family)
+        raise ModelError(
+            f"the attention layers of {type(model).__name__} have names tamis does not know; its modules end in "
+            f"{', '.join(sorted(names))}. Name them (warmup.lora_targets=[...]) or use warmup.lora_targets=all-linear"
+        )
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    if missing := [name for name in wanted if name not in names]:
+        raise ModelError(f"{type(model).__name__} has no module named {missing[0]!r}; it has {', '.join(sorted(names))}")
+    return wanted
+
+
+def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: str | list[str], seed: int) -> nn.Module:
+    """A fresh, seeded LoRA adapter around a base model (which is changed); adapter weights are float32."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=lora_layers(model, targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)  # type: ignore[no-any-return, arg-type]
+
+
+def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """A base model with a saved adapter around it, its weights trainable and in the base model's dtype."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(  # type: ignore[no-any-return]
+            model,  # type: ignore[arg-type]
+            str(folder),
+            is_trainable=True,
+            autocast_adapter_dtype=False,
+        ).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {error}") from error
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters by stable name: PEFT's name for the saved adapter, without the adapter's own."""
+    return {n.replace(".default.", "."): p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def load_adapter_weights(model: nn.Module, weights: Mapping[str, Float[Tensor, "..."]]) -> None:
+    """Put a checkpoint's adapter weights, by stable name, into a model that has an adapter of the same shape."""
+    own = trainable(model)
+    if own.keys() != weights.keys():
+        odd = sorted(own.keys() ^ weights.keys())[0]
+        raise ModelError(f"the checkpoint's adapter and the model's differ, first in {odd!r}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if parameter.shape != weights[name].shape:
+                raise ModelError(
+                    f"adapter weight {name!r}: expected shape {tuple(parameter.shape)}, got {tuple(weights[name].shape)}"
+                )
+            parameter.copy_(weights[name])

@@ -1,0 +1,185 @@
+"""One training loop for warm-up and final fine-tuning: transformers' Trainer over tokenised examples.
+
+The loss of a step is the mean over its examples of each example's mean cross-entropy, however the step is cut into
+micro-batches. (Trainer's own loss weighs every token of the step alike.)
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tamis.data.chat import Encoded
+from tamis.model.batch import Batch, collate, example_losses
+from tamis.model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Hyperparameters. batch_size is of one optimizer step; micro_batch_size rows go through the model at once."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    warmup_ratio: float
+    weight_decay: float
+    seed: int
+    activation_checkpointing: bool = False
+
+
+class _Rows(Dataset[Encoded]):
+    def __init__(self, encoded: Sequence[Encoded]) -> None:
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, position: int) -> Encoded:
+        return self._encoded[position]
+
+
+def _to_inputs(rows: list[Encoded]) -> dict[str, Tensor]:
+    batch = collate(rows, torch.device("cpu"))
+    return {"input_ids": batch.input_ids, "predicts": batch.predicts}
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    loss_is_scaled_for_ga = True  # compute_loss divides by the examples of the whole step
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[Any, int]:
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return samples, sum(len(sample["input_ids"]) for sample in samples)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ) -> Float[Tensor, ""]:
+        assert num_items_in_batch is not None
+        losses = example_losses(model, Batch(inputs["input_ids"], inputs["predicts"]))
+        return losses.sum() / num_items_in_batch
+
+
+class _Recorder(TrainerCallback):  # type: ignore[misc]
+    """Keeps the learning rates of the epoch, reports tokens done, and saves a tamis checkpoint with each of Trainer's."""
+
+    def __init__(self, save: Callable[[int, nn.Module, torch.optim.Optimizer, float], None] | None, advance: Callable[[], None]):
+        self._save, self._advance = save, advance
+        self._rates: list[float] = []
+
+    def on_pre_optimizer_step(self, *_: Any, optimizer: Any, **__: Any) -> None:
+        self._rates.append(float(optimizer.param_groups[0]["lr"]))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._advance()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **now: Any
+    ) -> None:
+        if self._save is not None:
+            optimizer = getattr(now["optimizer"], "optimizer", now["optimizer"])  # accelerate's wrapper
+            self._save(round(state.epoch), now["model"], optimizer, sum(self._rates) / len(self._rates))
+            self._rates.clear()
+
+
+def _arguments(settings: TrainSettings, folder: Path, n_rows: int, device: torch.device, *, save: bool) -> TrainingArguments:
+    micro = min(settings.micro_batch_size, settings.batch_size)
+    if settings.batch_size % micro:
+        raise ValueError(f"batch_size {settings.batch_size} must be a multiple of micro_batch_size {micro}")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=settings.weight_decay,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        activation_checkpointing=settings.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        save_strategy="epoch" if save else "no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        seed=settings.seed,
+        data_seed=settings.seed,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one device: DataParallel would hide the model's layers
+    return arguments
+
+
+def train(
+    model: nn.Module,
+    encoded: Sequence[Encoded],
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    base_digest: str | None = None,
+    advance: Advance = lambda _: None,
+) -> list[Checkpoint]:
+    """Train a model's trainable parameters in place.
+
+    With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch, and an interrupted training goes on from its
+    last one, to the same result on the same hardware; without: nothing is kept, and the list is empty. `advance` gets
+    tokens done, each time about as many as a step has.
+    """
+    device = next(model.parameters()).device
+    scratch = folder / "trainer"
+    done = finished_checkpoints(folder) if base_digest is not None else []
+    n_tokens = sum(len(e.input_ids) for e in encoded)
+    steps = settings.epochs * -(-len(encoded) // settings.batch_size)
+    advance(n_tokens * len(done))
+    if len(done) == settings.epochs:
+        return done
+
+    def save(epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
+        assert base_digest is not None
+        save_checkpoint(folder / f"epoch-{epoch}", model, optimizer, mean_learning_rate=rate, base_digest=base_digest)
+
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    if settings.activation_checkpointing:
+        model.enable_input_require_grads()  # type: ignore[operator]
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(settings, scratch, len(encoded), device, save=base_digest is not None),
+        train_dataset=_Rows(encoded),
+        data_collator=_to_inputs,
+        callbacks=[
+            _Recorder(
+                save if base_digest is not None else None,
+                lambda: advance(n_tokens * settings.epochs // steps),
+            )
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    # Trainer's folder of an epoch is whole if ours, written after it, is there.
+    resume = str(scratch / f"checkpoint-{done[-1].step}") if done else None
+    trainer.train(resume_from_checkpoint=resume)
+    model.eval()
+    shutil.rmtree(scratch, ignore_errors=True)
+    return finished_checkpoints(folder) if base_digest is not None else []
+
+
+def finished_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The epochs 1, 2, … that a training in this folder has finished, in order."""
+    done: list[Checkpoint] = []
+    while (path := folder / f"epoch-{len(done) + 1}").is_dir():
+        done.append(read_checkpoint(path))
+    return done

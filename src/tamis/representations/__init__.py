@@ -1,0 +1,1 @@
+"""What an example looks like: one feature row per example, or directly a similarity."""
