@@ -1,0 +1,167 @@
+"""Target × pool similarity: streamed over shards, summed over checkpoints, kept as one .npy with the ids beside it."""
+
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from tamis.errors import DamagedError, InputError, StoreError
+from tamis.store.files import publish, temporary_beside
+
+_IDS_SUFFIX = ".ids.npz"
+
+
+def similarity(
+    targets: Sequence[Float32[np.ndarray, "target dim"]],
+    pools: Sequence[Iterable[tuple[np.ndarray, np.ndarray]]],
+    lr_weights: Sequence[float],
+    n_pool: int,
+    out: np.ndarray | None = None,
+    block_bytes: int = 1 << 25,
+) -> Float32[np.ndarray, "target pool"]:
+    """Weighted sum over checkpoints of the inner products of target and pool features (cosines, where rows are unit).
+
+    S = Σᵢ lr_weightᵢ · targetᵢ @ poolᵢᵀ, float32 `[target, pool]`. Source: LESS, arXiv 2402.04333.
+
+    Each checkpoint's pool is walked once, as (positions in the pool, features `[found, dim]`), in any order: what
+    `FeatureStore.shards` gives. Features of any float type are turned into float32 in blocks of at most `block_bytes`.
+    The sum is formed in `out`, which may be memory-mapped and whose content does not matter.
+
+    Another sharding gives the same numbers up to float32 rounding, because the order of summation inside a matrix
+    product depends on its shape.
+
+    StoreError unless every checkpoint gives each pool position exactly once.
+    """
+    if not targets or not len(targets) == len(pools) == len(lr_weights):
+        raise ValueError(
+            "expected targets, pools and lr_weights of one or more checkpoints, "
+            f"got {len(targets)}, {len(pools)} and {len(lr_weights)}"
+        )
+    shape = (len(targets[0]), n_pool)
+    if out is None:
+        out = np.empty(shape, np.float32)
+    if out.shape != shape or out.dtype != np.float32:
+        raise ValueError(f"expected out of shape {shape} float32, got {out.shape} {out.dtype}")
+    for checkpoint, (target, pool, lr_weight) in enumerate(zip(targets, pools, lr_weights, strict=True)):
+        weighted = target * np.float32(lr_weight)
+        n_times = np.zeros(n_pool, np.int32)
+        for positions, features in pool:
+            _count(n_times, positions, checkpoint)
+            n_rows = max(1, block_bytes // (4 * max(1, features.shape[1])))
+            for start in range(0, len(positions), n_rows):
+                block = weighted @ features[start : start + n_rows].astype(np.float32, copy=False).T
+                columns = _columns(positions[start : start + n_rows])
+                if checkpoint == 0:
+                    out[:, columns] = block
+                else:
+                    out[:, columns] += block
+        _check_cover(n_times, checkpoint)
+    return out
+
+
+@contextmanager
+def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence[str]) -> Iterator[np.ndarray]:
+    """A writable float32 memory map `[target, pool]`; `path` (.npy) appears with its ids when the block ends well.
+
+    The ids are in place before the matrix gets its name, and an old matrix is removed before: a matrix with the ids of
+    another cannot be left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids_path = path.with_name(path.name + _IDS_SUFFIX)
+    temporary, temporary_ids = temporary_beside(path), temporary_beside(ids_path)
+    try:
+        matrix = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.float32, shape=(len(target_ids), len(pool_ids))
+        )
+        yield matrix
+        matrix.flush()
+        with temporary_ids.open("wb") as file:
+            np.savez(file, target=np.array(target_ids, np.bytes_), pool=np.array(pool_ids, np.bytes_))
+        path.unlink(missing_ok=True)
+        publish(temporary_ids, ids_path)
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        temporary_ids.unlink(missing_ok=True)
+
+
+def save_similarity(
+    path: Path, matrix: Float[np.ndarray, "target pool"], target_ids: Sequence[str], pool_ids: Sequence[str]
+) -> None:
+    """Save a matrix that is in memory; `load_similarity` reads it back."""
+    if matrix.shape != (len(target_ids), len(pool_ids)):
+        raise ValueError(f"expected a matrix of shape {(len(target_ids), len(pool_ids))}, got {matrix.shape}")
+    with writing_similarity(path, target_ids, pool_ids) as out:
+        out[:] = matrix
+
+
+def load_similarity(path: Path) -> tuple[Float[np.ndarray, "target pool"], list[str] | None, list[str] | None]:
+    """A memory-mapped matrix, its target ids and its pool ids; no ids for a matrix of one's own, without an ids file.
+
+    InputError unless it is a .npy of two axes and finite floats. Nothing pickled is loaded.
+    """
+    matrix = _open_matrix(path)
+    for row, values in enumerate(matrix):
+        if not np.isfinite(values).all():
+            column = int(np.argmin(np.isfinite(values)))
+            raise InputError(
+                f"{path}: expected finite similarities, found {values[column]} at target {row}, pool {column} "
+                "(both counted from 0). Mend that cell, or leave that row out."
+            )
+    ids_path = path.with_name(path.name + _IDS_SUFFIX)
+    if not ids_path.exists():
+        return matrix, None, None
+    try:
+        with np.load(ids_path, allow_pickle=False) as ids:
+            target_ids, pool_ids = ids["target"].astype(str).tolist(), ids["pool"].astype(str).tolist()
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedError(f"{ids_path}: no lists of ids ({error}). Delete it and {path.name}, run again.") from error
+    if matrix.shape != (len(target_ids), len(pool_ids)):
+        raise DamagedError(
+            f"{path}: expected shape {(len(target_ids), len(pool_ids))} by the ids in {ids_path.name}, "
+            f"found {matrix.shape}. Delete both files and run again."
+        )
+    return matrix, target_ids, pool_ids
+
+
+def _open_matrix(path: Path) -> np.ndarray:
+    try:
+        matrix = np.lib.format.open_memmap(path, mode="r")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such similarity file. Give the path of a .npy.") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a .npy file of floats ({error}). Write it with numpy.save.") from error
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or matrix.size == 0:
+        raise InputError(
+            f"{path}: expected floats of shape [target, pool], at least one of each; "
+            f"found shape {matrix.shape} {matrix.dtype}. Save one row per target and one column per pool row."
+        )
+    return matrix
+
+
+def _columns(positions: np.ndarray) -> np.ndarray | slice:
+    """A slice where the positions are consecutive, which is the common case and several times faster to write to."""
+    first, n_rows = int(positions[0]), len(positions)
+    return slice(first, first + n_rows) if np.array_equal(positions, np.arange(first, first + n_rows)) else positions
+
+
+def _count(n_times: np.ndarray, positions: np.ndarray, checkpoint: int) -> None:
+    if len(positions) and not 0 <= positions.min() <= positions.max() < len(n_times):
+        raise StoreError(
+            f"checkpoint {checkpoint}: expected pool positions below {len(n_times)}, "
+            f"found {positions.min()} to {positions.max()}. Run `tamis represent` for this pool."
+        )
+    np.add.at(n_times, positions, 1)
+
+
+def _check_cover(n_times: np.ndarray, checkpoint: int) -> None:
+    if (n_times != 1).any():
+        position = int(np.argmax(n_times != 1))
+        raise StoreError(
+            f"checkpoint {checkpoint}: expected every pool position once, found {(n_times == 0).sum()} without "
+            f"features and {(n_times > 1).sum()} with several; the first is position {position}, "
+            f"{n_times[position]} times. Run `tamis represent` for this pool, and leave out skipped examples."
+        )

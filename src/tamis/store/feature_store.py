@@ -1,0 +1,235 @@
+"""Feature rows on disk, keyed by example id: a folder of shards and one recipe.
+
+The set of files is the truth: there is no shared mutable file, so any number of writers may work at once. If two shards
+hold an id, the lexically first wins. Each question walks the ids of all shards, so memory grows with the ids asked
+for, never with the store.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float16, Float32, Int, Int32, Int64, Shaped, UInt8
+
+from tamis.errors import DamagedError, StoreError
+from tamis.store import files
+from tamis.store import recipe as recipes
+from tamis.store.shards import (
+    ShardIds,
+    check_shard,
+    encode_shard,
+    pack_ids,
+    read_ids,
+    read_tensor,
+    shard_name,
+    unpack_ids,
+)
+
+_UNIT_TOLERANCE = 0.01  # float16 rounding moves the norm of a unit row by less than 0.001
+
+
+class _Found(NamedTuple):
+    """What a shard holds of the ids asked for: `positions` there, `entries` here (rows, then skipped)."""
+
+    path: Path
+    ids: ShardIds
+    positions: Int64[np.ndarray, " found"]
+    entries: Int64[np.ndarray, " found"]
+
+    @property
+    def is_row(self) -> np.ndarray:
+        return self.entries < len(self.ids.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureStore:
+    """A folder of shards whose rows were all made by one recipe.
+
+    The recipe is any JSON object that says what the rows are; it must hold their length under "dim".
+    Make one with `FeatureStore.open` (to write) or `FeatureStore.load` (to read what is there).
+
+    Every reader raises DamagedError for a shard that is cut short or whose ids, norms or token counts fail their
+    checksum. Not covered: the checksums of features, which only `verify` reads; rows other than float16; folders that
+    are not local.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, recipe: Mapping[str, Any]) -> "FeatureStore":
+        """Create the store, or check that the one there has this recipe; StoreError names every key that differs."""
+        recipes.create_or_check(folder, recipe)
+        files.remove_dead_temporaries(folder)
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "FeatureStore":
+        """The store that is in this folder; StoreError if there is none."""
+        return cls(folder, recipes.read(folder))
+
+    def held(self) -> set[str]:
+        """The ids that some shard holds, as a row or as skipped. To ask about given ids, `todo` takes less memory."""
+        return {id_ for path in files.list_shards(self.folder) for id_ in unpack_ids(read_ids(path).assigned)}
+
+    def skipped(self) -> dict[str, str]:
+        """Of every example that was skipped: the reason."""
+        reasons: dict[str, str] = {}
+        for path in files.list_shards(self.folder):
+            reasons |= {id_: reason for _, id_, reason in read_ids(path).skipped if id_ not in reasons}
+        candidates = list(reasons)
+        for found in self._walk(candidates):  # an id that a lexically earlier shard holds as a row is not skipped
+            for position in found.positions[found.is_row]:
+                del reasons[candidates[position]]
+        return reasons
+
+    def todo(self, ids: Sequence[str]) -> list[str]:
+        """The ids that no shard holds, in the order given, each once."""
+        missing = np.ones(len(ids), bool)
+        for found in self._walk(ids):
+            missing[found.positions] = False
+        return list(dict.fromkeys(ids[position] for position in np.flatnonzero(missing).tolist()))
+
+    def plan(self, ids: Sequence[str], rows_per_shard: int) -> list[tuple[str, ...]]:
+        """The work that is left: `todo` cut into shards."""
+        todo = self.todo(ids)
+        return [tuple(todo[start : start + rows_per_shard]) for start in range(0, len(todo), rows_per_shard)]
+
+    def has(self, ids_assigned: Sequence[str]) -> bool:
+        """Whether the shard to which these ids are assigned is there by now: another writer may have made it."""
+        return self._path(ids_assigned).exists()
+
+    def write(
+        self,
+        ids_assigned: Sequence[str],
+        features: Float[np.ndarray, "row dim"],
+        norm: Float[np.ndarray, " row"],
+        n_tokens: Int[np.ndarray, " row"],
+        ids_of_rows: Sequence[str],
+        skipped: Mapping[str, str],
+    ) -> Path:
+        """Write one shard: the unit rows of `ids_of_rows`, and the reason for every other id of `ids_assigned`.
+
+        The order of the rows does not matter; the shard holds them in the order assigned. `norm` is the L2 norm of each
+        row before it was scaled to unit, `n_tokens` its supervised tokens.
+
+        ValueError if rows and skipped together are not the ids assigned, or a row is not finite and of norm 1.
+        """
+        place = {id_: index for index, id_ in enumerate(ids_assigned)}
+        if sorted([*ids_of_rows, *skipped]) != sorted(place) or len(place) != len(ids_assigned):
+            raise ValueError(
+                f"expected each of {len(ids_assigned)} different assigned ids once as row or as skipped, "
+                f"got {len(ids_of_rows)} rows and {len(skipped)} skipped of {len(place)} different ids"
+            )
+        _check_rows(features, norm, ids_of_rows, self.recipe["dim"])
+        order = sorted(range(len(ids_of_rows)), key=lambda row: place[ids_of_rows[row]])
+        ids = ShardIds(
+            pack_ids([ids_of_rows[row] for row in order]),
+            tuple((place[id_], id_, skipped[id_]) for id_ in sorted(skipped, key=place.__getitem__)),
+        )
+        float16_rows = features[order].astype(np.float16, copy=False)
+        data = encode_shard(ids, float16_rows, norm[order].astype(np.float32), n_tokens[order].astype(np.int32))
+        path = self._path(ids_assigned)
+        files.put(path, data)
+        return path
+
+    def shards(
+        self, ids: Sequence[str]
+    ) -> Iterator[tuple[Int64[np.ndarray, " found"], Float16[np.ndarray, "found dim"]]]:
+        """Walk the wanted rows shard by shard, as (positions in `ids`, features): what `similarity` streams.
+
+        Ids that are skipped or in no shard do not come up. An id asked for twice comes up twice.
+        """
+        for found in self._walk(ids):
+            if found.is_row.any():
+                yield found.positions[found.is_row], self._tensor(found, "features")
+
+    def rows(self, ids: Sequence[str]) -> Float32[np.ndarray, "row dim"]:
+        """The features of these ids, in this order; StoreError if some have none."""
+        rows = np.empty((len(ids), self.recipe["dim"]), np.float32)
+        self._gather(ids, "features", rows)
+        return rows
+
+    def norms(self, ids: Sequence[str]) -> Float32[np.ndarray, " row"]:
+        """The L2 norm that each row had before it was scaled to unit, in the order of `ids`."""
+        norms = np.empty(len(ids), np.float32)
+        self._gather(ids, "norm", norms)
+        return norms
+
+    def n_tokens(self, ids: Sequence[str]) -> Int32[np.ndarray, " row"]:
+        """Supervised tokens of each row, in the order of `ids`."""
+        n_tokens = np.empty(len(ids), np.int32)
+        self._gather(ids, "n_tokens", n_tokens)
+        return n_tokens
+
+    def verify(self) -> list[tuple[Path, str]]:
+        """Read every shard whole; the damaged ones and what is wrong. Once set aside, the next run recomputes them."""
+        damaged = []
+        for path in files.list_shards(self.folder):
+            try:
+                check_shard(path, self.recipe["dim"])
+            except DamagedError as error:
+                damaged.append((path, str(error.__cause__)))
+        return damaged
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged shard to `*.damaged`: its ids are to do again. Returns the new name."""
+        return files.set_aside(path)
+
+    def _path(self, ids_assigned: Sequence[str]) -> Path:
+        return self.folder / shard_name(pack_ids(ids_assigned))
+
+    def _walk(self, ids: Sequence[str]) -> Iterator[_Found]:
+        """For each shard in lexical order, which of the ids it holds that no earlier shard held."""
+        wanted = _sortable(pack_ids(ids))
+        order = np.argsort(wanted, kind="stable")
+        wanted = wanted[order]
+        taken = np.zeros(len(wanted) + 1, bool)  # one more: searchsorted may point behind the last
+        for path in files.list_shards(self.folder):
+            shard = read_ids(path)
+            entries = _sortable(np.concatenate([shard.rows, pack_ids([id_ for _, id_, _ in shard.skipped])]))
+            first, last = np.searchsorted(wanted, entries, "left"), np.searchsorted(wanted, entries, "right")
+            fresh = np.flatnonzero((first < last) & ~taken[first])
+            taken[first[fresh]] = True
+            copies = last[fresh] - first[fresh]  # an id may be asked for more than once
+            nth_copy = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
+            yield _Found(path, shard, order[np.repeat(first[fresh], copies) + nth_copy], np.repeat(fresh, copies))
+
+    def _tensor(self, found: _Found, name: str) -> np.ndarray:
+        """The found rows of one tensor of a shard."""
+        n_rows = len(found.ids.rows)
+        tensor = read_tensor(found.path, name, (n_rows, self.recipe["dim"]) if name == "features" else (n_rows,))
+        rows = found.entries[found.is_row]
+        return tensor if np.array_equal(rows, np.arange(n_rows)) else tensor[rows]
+
+    def _gather(self, ids: Sequence[str], name: str, out: Shaped[np.ndarray, "row ..."]) -> None:
+        n_missing, n_skipped = len(ids), 0
+        for found in self._walk(ids):
+            n_missing -= len(found.positions)
+            n_skipped += int((~found.is_row).sum())
+            if found.is_row.any():
+                out[found.positions[found.is_row]] = self._tensor(found, name)
+        if n_missing or n_skipped:
+            raise StoreError(
+                f"{self.folder}: of {len(ids)} examples asked for {n_missing} are missing and {n_skipped} are skipped. "
+                "Run `tamis represent` for the missing ones, and leave out the skipped."
+            )
+
+
+def _sortable(packed: UInt8[np.ndarray, "row 16"]) -> Shaped[np.ndarray, " row"]:
+    return np.ascontiguousarray(packed).view("S16").reshape(-1)
+
+
+def _check_rows(features: np.ndarray, norm: np.ndarray, ids_of_rows: Sequence[str], dim: int) -> None:
+    if features.shape != (len(ids_of_rows), dim):
+        raise ValueError(f"expected features of shape {(len(ids_of_rows), dim)}, got {features.shape}")
+    length = np.sqrt(np.einsum("rd,rd->r", features, features, dtype=np.float32))
+    is_good = (np.abs(length - 1) < _UNIT_TOLERANCE) & np.isfinite(norm)  # false for NaN
+    if not is_good.all():
+        row = int(np.argmin(is_good))
+        raise ValueError(
+            f"expected unit rows with a finite norm, got one of length {length[row]} and norm {norm[row]} "
+            f"for example {ids_of_rows[row]}; such an example is to be skipped"
+        )
