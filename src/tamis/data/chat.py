@@ -1,0 +1,206 @@
+"""Conversations as tokens, with the mask of the tokens that count in the loss.
+
+A chat template writes a conversation as text. The text of every assistant turn, its end-of-turn token included, is
+found in that text, and a token counts where it overlaps such a span. How the spans are found:
+
+- generation markers: the template marks the turns itself with `{% generation %}`. Where its marks stop short of the
+  end-of-turn token, that token is added.
+- prefix difference: the turn is what rendering the conversation up to and with the turn adds to rendering it up to the
+  turn with the generation prompt, white space at the end left out. Both are verified to stand in the full text. Where
+  they do not, because the template writes an earlier turn in another way than the last (Qwen3 drops earlier thinking),
+  or where it has no generation prompt, the turn's content is found by putting another content in its place, verified
+  again, and its end-of-turn token is added. What cannot be verified is an error.
+- plain: the built-in template, which has markers.
+
+Text in a conversation that looks like a special token becomes that token, as everywhere in transformers.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+from jinja2 import TemplateError
+
+from tamis.data.example import Example, Message, digest
+from tamis.data.template import PLAIN_TEMPLATE, Span, split_sentinels, template_text, with_sentinels
+from tamis.errors import ChatError
+
+_PROBE = "\ufdd2"  # a noncharacter: Unicode keeps it out of text, so a template cannot write one by itself
+_MASK_RULES = 1  # part of the fingerprint: count up when the same template may give another mask
+_REMEDY = "add {% generation %} markers to the template, or use --template plain"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """An example's tokens. mask: True = the token counts in the loss. n_truncated: tokens cut off on the right."""
+
+    input_ids: Int32[np.ndarray, " seq"]
+    mask: Bool[np.ndarray, " seq"]
+    n_truncated: int
+
+    @property
+    def n_supervised(self) -> int:
+        """Tokens in the loss. The first token of a row is never predicted, so it never counts."""
+        return int(self.mask[1:].sum())
+
+
+class Chat:
+    """A tokenizer with a chat template and a length.
+
+    tokenizer   a fast Hugging Face tokenizer
+    max_tokens  longer rows are cut on the right
+    template    None: the tokenizer's own, or plain if it has none; "plain"; a Jinja template; a file that holds one
+    name        which way the loss mask is found
+    fingerprint digest of all that the tokens and the mask depend on
+
+    ChatError: no usable template or tokenizer. Not covered: slow tokenizers, content that is not text.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_tokens: int, template: str | None = None) -> None:
+        if max_tokens < 2:
+            raise ChatError(f"max_tokens: expected at least 2, one to read and one to predict, found {max_tokens}")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ChatError(f"{type(tokenizer).__name__} has no character offsets: a fast tokenizer is needed")
+        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+        self._template = template_text(tokenizer, template)
+        self._marked = with_sentinels(self._template)
+        self.name = "prefix difference" if self._marked is None else "generation markers"
+        if self._template == PLAIN_TEMPLATE:
+            self.name = "plain"
+            if not tokenizer.eos_token:
+                raise ChatError("the plain template ends a turn with eos_token, but this tokenizer has none: set one")
+        self.fingerprint = self._fingerprint()
+        self._end_of_turn = self._find_end_of_turn()
+        question = (Message("user", "x"),)
+        self._has_prompt = self._render(question, add_generation_prompt=True) != self._render(question)
+
+    def render(self, example: Example) -> str:
+        """The conversation as the template writes it."""
+        return self._render(example.messages, example.tools)
+
+    def encode(self, example: Example) -> Encoded:
+        """Tokens and loss mask; every assistant turn counts, with its end-of-turn token.
+
+        ChatError: the template refuses the conversation, or a turn cannot be found with certainty, or has no token.
+        A row that is cut before its first supervised token comes back with n_supervised 0.
+        """
+        text = self._render(example.messages, example.tools)
+        spans = self._spans(example, text)
+        encoding = self._tokenizer(
+            text,
+            add_special_tokens=False,  # the template writes them
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            truncation=False,
+            padding=False,
+            verbose=False,
+        )
+        offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        ids = np.asarray(encoding["input_ids"], dtype=np.int32)
+        mask = np.zeros(len(ids), dtype=bool)
+        n_found = 0
+        for start, end in spans:
+            # A token that reaches into the span counts: some vocabularies join a word with the space before it.
+            tokens = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+            n_found += bool(tokens.any())
+            mask |= tokens
+        n_turns = sum(message.role == "assistant" for message in example.messages)
+        if n_found < n_turns:
+            raise ChatError(f"only {n_found} of {n_turns} assistant turns have a token in the loss: {_REMEDY}")
+        kept = slice(self._max_tokens)
+        return Encoded(ids[kept], mask[kept], max(0, len(ids) - self._max_tokens))
+
+    # ---- spans of the assistant turns in the text ------------------------------------------------------------------
+
+    def _spans(self, example: Example, text: str) -> list[Span]:
+        if self._marked is None:
+            return [
+                self._turn(example, text, position)
+                for position, message in enumerate(example.messages)
+                if message.role == "assistant"
+            ]
+        plain, spans = split_sentinels(self._render(example.messages, example.tools, template=self._marked))
+        if plain != text:
+            raise ChatError("this row holds a character that Unicode reserves (U+FDD0 to U+FDD2): remove it")
+        return [self._with_end_of_turn(text, span) for span in spans]
+
+    def _turn(self, example: Example, text: str, position: int) -> Span:
+        """The span of one assistant turn by prefix difference, or by substitution where that is not exact."""
+        messages, tools = example.messages, example.tools
+        # Without a generation prompt the difference would begin with the template's words before the turn
+        if position > 0 and (self._has_prompt or messages[position].tool_calls):
+            prefix = self._render(messages[:position], tools, add_generation_prompt=True)
+            through = self._render(messages[: position + 1], tools).rstrip()
+            if len(through) > len(prefix) and through.startswith(prefix) and text.startswith(through):
+                return len(prefix), len(through)
+        return self._with_end_of_turn(text, self._substituted(example, text, position))
+
+    def _substituted(self, example: Example, text: str, position: int) -> Span:
+        turn = example.messages[position]
+        number = f"assistant turn (message {position + 1})"
+        if turn.tool_calls:
+            raise ChatError(f"the template writes the {number} in another way when more turns follow: {_REMEDY}")
+        probed = list(example.messages)
+        probed[position] = replace(turn, content=_PROBE)
+        before, _, after = self._render(probed, example.tools).partition(_PROBE)
+        start, end = len(before), len(text) - len(after)
+        exact = text.startswith(before) and text.endswith(after) and start < end
+        if not exact or _PROBE in after or text[start:end].strip() not in turn.content:
+            raise ChatError(f"the template rewrites the {number}, so it cannot be found in the text: {_REMEDY}")
+        return start, end
+
+    def _find_end_of_turn(self) -> str:
+        """What the template writes after an assistant's last word, up to its first special token."""
+        probe = (Message("user", "x"), Message("assistant", _PROBE))
+        if self._marked is None:
+            after = self._render(probe).partition(_PROBE)[2]
+        else:
+            plain, spans = split_sentinels(self._render(probe, template=self._marked))
+            if not spans:
+                raise ChatError(f"the template's generation markers mark no assistant turn: {_REMEDY}")
+            after = plain[spans[-1][1] :]
+        special = [re.escape(token.content) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        first = re.search("|".join(sorted(special, key=len, reverse=True)), after) if special else None
+        return after[: first.end()] if first else after.rstrip()
+
+    def _with_end_of_turn(self, text: str, span: Span) -> Span:
+        start, end = span
+        return start, end + len(self._end_of_turn) if text.startswith(self._end_of_turn, end) else end
+
+    # ---- template and tokenizer ------------------------------------------------------------------------------------
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        template: str | None = None,
+    ) -> str:
+        turns: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in messages]
+        for turn, message in zip(turns, messages, strict=True):
+            if message.tool_calls:
+                turn["tool_calls"] = list(message.tool_calls)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns,
+                tools=list(tools) if tools else None,
+                chat_template=template or self._template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise ChatError(f"the chat template refuses this conversation (roles: {roles}): {error}") from error
+        return str(text)
+
+    def _fingerprint(self) -> str:
+        backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        for state in ("truncation", "padding"):  # set by earlier calls, no part of what the tokenizer is
+            backend.pop(state, None)
+        facts = [_MASK_RULES, self._template, backend, self._tokenizer.special_tokens_map, self._max_tokens]
+        return digest(json.dumps(facts, sort_keys=True, default=str).encode())
