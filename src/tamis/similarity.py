@@ -20,7 +20,7 @@ def similarity(
     lr_weights: Sequence[float],
     n_pool: int,
     out: np.ndarray | None = None,
-    block_bytes: int = 1 << 25,
+    block_bytes: int = 1 << 22,
 ) -> Float32[np.ndarray, "target pool"]:
     """Weighted sum over checkpoints of the inner products of target and pool features (cosines, where rows are unit).
 

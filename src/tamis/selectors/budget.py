@@ -1,12 +1,10 @@
 """How many examples to take, as the user writes it: `500`, `5%` or `200000tok`."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
-
-import numpy as np
-from jaxtyping import Int
 
 from tamis.errors import InputError
 
@@ -19,9 +17,10 @@ class Budget:
     value: int | Fraction
 
     def n_examples(self, n_usable: int) -> int | None:
-        """How many of `n_usable` rows to take: all, where the budget is larger (`exceeds` tells); None for tokens.
+        """How many of `n_usable` rows to take: all of them, where `value` examples are more; None for tokens.
 
         A share is rounded down, and is at least 1. For tokens rank all rows and apply `cut_to_tokens`.
+        InputError if there is no usable row.
         """
         if n_usable < 1:
             raise InputError("expected at least one usable pool row, found none. See the rejected and excluded rows.")
@@ -30,10 +29,6 @@ class Budget:
         if self.kind == "percent":
             return max(1, int(self.value * n_usable / 100))
         return min(int(self.value), n_usable)
-
-    def exceeds(self, n_usable: int) -> bool:
-        """Whether more examples are asked for than there are; for tokens see the number that `cut_to_tokens` gives."""
-        return self.kind == "examples" and self.value > n_usable
 
 
 def parse_budget(text: str | int) -> Budget:
@@ -52,15 +47,20 @@ def parse_budget(text: str | int) -> Budget:
     )
 
 
-def cut_to_tokens(n_tokens: Int[np.ndarray, " pick"], limit: int) -> int:
+def cut_to_tokens(n_tokens: Iterable[int], limit: int | Fraction) -> int:
     """How many picks the longest prefix has whose supervised tokens are at most `limit`; all of them, if all fit.
 
-    `n_tokens` stands in pick order. InputError if not even the first pick fits.
+    `n_tokens` comes in pick order, and is read no further than the cut. InputError if not even the first pick fits.
     """
-    n_picks = int(np.searchsorted(np.cumsum(n_tokens, dtype=np.int64), limit, side="right"))
+    n_picks = total = 0
+    for count in n_tokens:
+        total += count
+        if total > limit:
+            break
+        n_picks += 1
     if n_picks == 0:
         raise InputError(
-            f"expected a token budget that holds the first pick, which has {n_tokens[0]} supervised tokens; "
-            f"got {limit}. Raise it to {n_tokens[0]}tok or more."
+            f"expected a token budget that holds the first pick, which has {total} supervised tokens; "
+            f"got {limit}. Raise it to {total}tok or more."
         )
     return n_picks

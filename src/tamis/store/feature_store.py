@@ -20,9 +20,10 @@ from tamis.store.shards import (
     ShardIds,
     check_shard,
     encode_shard,
+    map_features,
     pack_ids,
+    read_column,
     read_ids,
-    read_tensor,
     shard_name,
     unpack_ids,
 )
@@ -140,7 +141,8 @@ class FeatureStore:
     ) -> Iterator[tuple[Int64[np.ndarray, " found"], Float16[np.ndarray, "found dim"]]]:
         """Walk the wanted rows shard by shard, as (positions in `ids`, features): what `similarity` streams.
 
-        Ids that are skipped or in no shard do not come up. An id asked for twice comes up twice.
+        Ids that are skipped or in no shard do not come up. An id asked for twice comes up twice. The features may be a
+        read-only memory map of the shard.
         """
         for found in self._walk(ids):
             if found.is_row.any():
@@ -183,24 +185,29 @@ class FeatureStore:
 
     def _walk(self, ids: Sequence[str]) -> Iterator[_Found]:
         """For each shard in lexical order, which of the ids it holds that no earlier shard held."""
+        if not ids:
+            return
         wanted = _sortable(pack_ids(ids))
         order = np.argsort(wanted, kind="stable")
-        wanted = wanted[order]
-        taken = np.zeros(len(wanted) + 1, bool)  # one more: searchsorted may point behind the last
+        unique, copies = np.unique(wanted, return_counts=True)  # an id may be asked for more than once
+        starts = np.cumsum(copies) - copies  # where its copies start in `order`
+        taken = np.zeros(len(unique), bool)
         for path in files.list_shards(self.folder):
             shard = read_ids(path)
             entries = _sortable(np.concatenate([shard.rows, pack_ids([id_ for _, id_, _ in shard.skipped])]))
-            first, last = np.searchsorted(wanted, entries, "left"), np.searchsorted(wanted, entries, "right")
-            fresh = np.flatnonzero((first < last) & ~taken[first])
-            taken[first[fresh]] = True
-            copies = last[fresh] - first[fresh]  # an id may be asked for more than once
-            nth_copy = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
-            yield _Found(path, shard, order[np.repeat(first[fresh], copies) + nth_copy], np.repeat(fresh, copies))
+            places = np.minimum(np.searchsorted(unique, entries), len(unique) - 1)
+            fresh = np.flatnonzero((unique[places] == entries) & ~taken[places])
+            places = places[fresh]
+            taken[places] = True
+            n = copies[places]
+            nth_copy = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+            yield _Found(path, shard, order[np.repeat(starts[places], n) + nth_copy], np.repeat(fresh, n))
 
     def _tensor(self, found: _Found, name: str) -> np.ndarray:
         """The found rows of one tensor of a shard."""
-        n_rows = len(found.ids.rows)
-        tensor = read_tensor(found.path, name, (n_rows, self.recipe["dim"]) if name == "features" else (n_rows,))
+        n_rows, dim = len(found.ids.rows), self.recipe["dim"]
+        is_features = name == "features"
+        tensor = map_features(found.path, n_rows, dim) if is_features else read_column(found.path, name, n_rows)
         rows = found.entries[found.is_row]
         return tensor if np.array_equal(rows, np.arange(n_rows)) else tensor[rows]
 

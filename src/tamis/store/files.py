@@ -1,4 +1,4 @@
-"""The few file operations of the store. Everything else goes through them, so that object stores can join here."""
+"""How the store lists, writes and renames files (`shards` alone opens them): where object stores can join."""
 
 import contextlib
 import os

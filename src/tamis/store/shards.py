@@ -10,7 +10,7 @@ A shard is a safetensors file with
 Rows stand in the order in which the ids were assigned. All metadata is one JSON string under one key, because several
 keys would be written in an order that varies between processes: the same content always gives the same bytes.
 
-Reading checks all but the features, which only `check_shard` reads twice: hashing them costs as much as using them.
+Reading checks everything but the features, which only `check_shard` does: hashing them costs as much as using them.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int32, UInt8
+from jaxtyping import Float16, Float32, Int32, Shaped, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -95,10 +95,23 @@ def read_ids(path: Path) -> ShardIds:
         return _read_ids(path, file)
 
 
-def read_tensor(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor of a shard, as stored. The small ones are checked against their checksum, features are not."""
+def read_column(path: Path, name: str, n_rows: int) -> Shaped[np.ndarray, " row"]:
+    """`norm` or `n_tokens` of a shard, checked against its checksum."""
     with _opened(path) as file:
-        return _tensor(file, name, shape, check=name != "features")
+        return _tensor(file, name, (n_rows,))
+
+
+def map_features(path: Path, n_rows: int, dim: int) -> Float16[np.ndarray, "row dim"]:
+    """The features of a shard, memory-mapped; of their content nothing is checked."""
+    with _opened(path) as file:
+        found = file.get_slice("features")
+        if (found.get_shape(), found.get_dtype()) != ([n_rows, dim], "F16"):
+            raise ValueError(f"features: expected {[n_rows, dim]} F16, found {found.get_shape()} {found.get_dtype()}")
+        # safetensors would copy. The file is an 8-byte length, a JSON header of that length, and the data.
+        with path.open("rb") as raw:
+            header_bytes = int.from_bytes(raw.read(8), "little")
+            start, _ = json.loads(raw.read(header_bytes))["features"]["data_offsets"]
+        return np.memmap(path, np.float16, "r", 8 + header_bytes + start, (n_rows, dim))
 
 
 def check_shard(path: Path, dim: int) -> None:
@@ -106,7 +119,7 @@ def check_shard(path: Path, dim: int) -> None:
     with _opened(path) as file:
         n_rows = len(_read_ids(path, file).rows)
         for name in ("features", "norm", "n_tokens"):
-            tensor = _tensor(file, name, (n_rows, dim) if name == "features" else (n_rows,), check=True)
+            tensor = _tensor(file, name, (n_rows, dim) if name == "features" else (n_rows,))
             if not np.isfinite(tensor).all():
                 raise ValueError(f"{name} holds a number that is not finite")
 
@@ -136,19 +149,19 @@ def _read_ids(path: Path, file: Any) -> ShardIds:
     if _digest(json.dumps(metadata["skipped"]).encode()) != metadata["checksums"]["skipped"]:
         raise ValueError("checksum of the skipped examples differs")
     n_rows, _ = file.get_slice("ids").get_shape()
-    rows = _tensor(file, "ids", (n_rows, _ID_BYTES), check=True)
+    rows = _tensor(file, "ids", (n_rows, _ID_BYTES))
     ids = ShardIds(rows, tuple((place, id_, why) for place, id_, why in metadata["skipped"]))
     if path.name != shard_name(ids.assigned):
         raise ValueError(f"its ids belong to a shard named {shard_name(ids.assigned)}")
     return ids
 
 
-def _tensor(file: Any, name: str, shape: tuple[int, ...], check: bool) -> np.ndarray:
+def _tensor(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     tensor: np.ndarray = file.get_tensor(name)
     if tensor.shape != shape or tensor.dtype != _DTYPES[name]:
         expected = f"{shape} {np.dtype(_DTYPES[name])}"
         raise ValueError(f"{name}: expected {expected}, found {tensor.shape} {tensor.dtype}")
-    if check and _digest(tensor.tobytes()) != _metadata(file)["checksums"][name]:
+    if _digest(tensor.tobytes()) != _metadata(file)["checksums"][name]:
         raise ValueError(f"checksum of {name} differs")
     return tensor
 

@@ -1,0 +1,103 @@
+"""What holds for every selector. Similarities are drawn from few values, so that ties are common."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tamis.selectors import Picks, random, round_robin, top_k
+
+Select = Callable[[np.ndarray, int], Picks]
+SOURCES = list("abaac" * 12)
+SELECTORS: dict[str, Select] = {
+    "top_k": lambda s, n: top_k(s, n_examples=n),
+    "top_k groups": lambda s, n: top_k(s, n_examples=n, groups=[None if t % 3 == 2 else t % 3 for t in range(len(s))]),
+    "top_k mean": lambda s, n: top_k(s, n_examples=n, reduce="mean"),
+    "top_k max": lambda s, n: top_k(s, n_examples=n, reduce="max"),
+    "round_robin": lambda s, n: round_robin(s, n_examples=n),
+    "round_robin, little memory": lambda s, n: round_robin(s, n_examples=n, max_candidates=2),
+    "random": lambda s, n: random(s.shape[1], n_examples=n, seed=3),
+    "random balanced": lambda s, n: random(s.shape[1], n_examples=n, seed=3, sources=SOURCES[: s.shape[1]]),
+}
+USING_SIMILARITY = {name: select for name, select in SELECTORS.items() if not name.startswith("random")}
+
+
+def similarities(elements: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray]:
+    shapes = st.tuples(st.integers(1, 6), st.integers(1, 12))
+    return shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=elements))
+
+
+tied = similarities(st.sampled_from([-1.0, -0.25, 0.0, 0.25, 1.0]))
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@settings(deadline=None)
+@given(similarity=tied, data=st.data())
+def test_gives_exactly_n_distinct_positions_in_range_and_the_same_again(
+    name: str, similarity: np.ndarray, data: st.DataObject
+) -> None:
+    n_pool = similarity.shape[1]
+    n_examples = data.draw(st.integers(1, n_pool))
+    before = similarity.copy()
+    picks, again = (SELECTORS[name](similarity, n_examples) for _ in range(2))
+    assert len(set(picks.indices.tolist())) == len(picks.indices) == len(picks.scores) == n_examples
+    assert picks.indices.min() >= 0
+    assert picks.indices.max() < n_pool
+    np.testing.assert_array_equal(picks.indices, again.indices)
+    np.testing.assert_array_equal(similarity, before)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@settings(deadline=None)
+@given(similarity=tied)
+def test_a_smaller_budget_is_a_prefix(name: str, similarity: np.ndarray) -> None:
+    n_pool = similarity.shape[1]
+    complete = SELECTORS[name](similarity, n_pool)
+    assert sorted(complete.indices.tolist()) == list(range(n_pool))
+    for n_examples in range(1, n_pool):
+        picks = SELECTORS[name](similarity, n_examples)
+        np.testing.assert_array_equal(picks.indices, complete.indices[:n_examples])
+        np.testing.assert_array_equal(picks.scores, complete.scores[:n_examples])
+
+
+@pytest.mark.parametrize("name", USING_SIMILARITY)
+@settings(deadline=None)
+@given(data=st.data())
+def test_picks_follow_their_columns_when_the_pool_is_reordered(name: str, data: st.DataObject) -> None:
+    n_target, n_pool = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 12))
+    similarity = np.random.default_rng(data.draw(st.integers(0, 1000))).standard_normal((n_target, n_pool))  # no ties
+    order = np.array(data.draw(st.permutations(range(n_pool))))
+    picks = SELECTORS[name](similarity, n_pool)
+    moved = SELECTORS[name](similarity[:, order], n_pool)
+    np.testing.assert_array_equal(order[moved.indices], picks.indices)
+
+
+@pytest.mark.parametrize("name", USING_SIMILARITY)
+def test_ties_go_to_the_lowest_index(name: str) -> None:
+    picks = USING_SIMILARITY[name](np.zeros((3, 5), np.float32), 5)
+    assert picks.indices.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("n_examples", [0, -1, 6])
+def test_refuses_more_or_fewer_than_the_pool_can_give(name: str, n_examples: int) -> None:
+    with pytest.raises(ValueError, match=rf"from 1 to 5, the size of the pool; got {n_examples}"):
+        SELECTORS[name](np.zeros((2, 5)), n_examples)
+
+
+@pytest.mark.parametrize("name", USING_SIMILARITY)
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_names_the_cell_that_is_not_finite(name: str, value: float) -> None:
+    similarity = np.zeros((3, 5), np.float32)
+    similarity[1, 4] = value
+    with pytest.raises(ValueError, match=rf"{value} at \[1, 4\]"):
+        USING_SIMILARITY[name](similarity, 1)
+
+
+@pytest.mark.parametrize("name", USING_SIMILARITY)
+def test_refuses_a_similarity_without_targets(name: str) -> None:
+    with pytest.raises(ValueError, match=r"shape \(0, 5\)"):
+        USING_SIMILARITY[name](np.zeros((0, 5)), 1)
