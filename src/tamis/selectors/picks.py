@@ -1,4 +1,4 @@
-"""What every selector returns, and the two steps that all of them share."""
+"""What every selector returns, and the steps that they share."""
 
 from dataclasses import dataclass
 
@@ -83,7 +83,7 @@ def _descending(scores: Float[np.ndarray, " pool"]) -> Int64[np.ndarray, " pool"
     if scores.dtype != np.float32:
         return np.argsort(-scores, kind="stable")
     # Sorting integers that hold the score above the position is stable and twenty times faster than a stable argsort.
-    bits = (0.0 - scores).view(np.uint32)  # ascending now; from 0.0, so that -0.0 and 0.0 tie
+    bits = (0.0 - scores).view(np.uint32)  # the best is lowest now; from 0.0, so that -0.0 and 0.0 tie
     ordered = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
     keys = ordered.astype(np.uint64) << np.uint64(32) | np.arange(len(scores), dtype=np.uint64)
     keys.sort()
