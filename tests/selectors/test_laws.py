@@ -1,5 +1,7 @@
 """What holds for every selector. Similarities are drawn from few values, so that ties are common."""
 
+import doctest
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -101,3 +103,10 @@ def test_names_the_cell_that_is_not_finite(name: str, value: float) -> None:
 def test_refuses_a_similarity_without_targets(name: str) -> None:
     with pytest.raises(ValueError, match=r"shape \(0, 5\)"):
         USING_SIMILARITY[name](np.zeros((0, 5)), 1)
+
+
+@pytest.mark.parametrize("select", [top_k, round_robin, random])
+def test_the_example_in_the_docstring_holds(select: Callable[..., Picks]) -> None:
+    result = doctest.testmod(sys.modules[f"tamis.selectors.{select.__name__}"])
+    assert result.attempted > 0
+    assert result.failed == 0
