@@ -75,8 +75,7 @@ class Chat:
                 raise ChatError("the plain template ends a turn with eos_token, but this tokenizer has none: set one")
         self.fingerprint = self._fingerprint()
         self._end_of_turn = self._find_end_of_turn()
-        question = (Message("user", "x"),)
-        self._has_prompt = self._render(question, add_generation_prompt=True) != self._render(question)
+        self._difference_is_turn = self._marked is None and self._check_difference()
 
     def render(self, example: Example) -> str:
         """The conversation as the template writes it."""
@@ -131,8 +130,7 @@ class Chat:
     def _turn(self, example: Example, text: str, position: int) -> Span:
         """The span of one assistant turn by prefix difference, or by substitution where that is not exact."""
         messages, tools = example.messages, example.tools
-        # Without a generation prompt the difference would begin with the template's words before the turn
-        if position > 0 and (self._has_prompt or messages[position].tool_calls):
+        if position > 0 and (self._difference_is_turn or messages[position].tool_calls):
             prefix = self._render(messages[:position], tools, add_generation_prompt=True)
             through = self._render(messages[: position + 1], tools).rstrip()
             if len(through) > len(prefix) and through.startswith(prefix) and text.startswith(through):
@@ -152,6 +150,13 @@ class Chat:
         if not exact or _PROBE in after or text[start:end].strip() not in turn.content:
             raise ChatError(f"the template rewrites the {number}, so it cannot be found in the text: {_REMEDY}")
         return start, end
+
+    def _check_difference(self) -> bool:
+        """False for a template without generation prompt: there the difference begins with the words before a turn."""
+        question, answer = Message("user", "x"), Message("assistant", _PROBE)
+        prompt = self._render((question,), add_generation_prompt=True)
+        header = self._render((question, answer)).partition(_PROBE)[0].removeprefix(prompt)
+        return prompt != self._render((question,)) or not header.strip()
 
     def _find_end_of_turn(self) -> str:
         """What the template writes after an assistant's last word, up to its first special token."""
