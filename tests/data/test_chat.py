@@ -197,12 +197,33 @@ def test_markers_that_leave_out_a_turn_are_an_error(tokenizer: PreTrainedTokeniz
         chat.encode(example(MULTI[:4]))
 
 
-def test_markers_that_mark_nothing_are_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
-    template = (
-        "{% for m in messages %}{{ m.content }}{% if m.x %}{% generation %}{% endgeneration %}{% endif %}{% endfor %}"
-    )
-    with pytest.raises(ChatError, match="mark no assistant turn"):
+@pytest.mark.parametrize(
+    ("turn", "where"),
+    [
+        ("{{ message.content }}{% if message.x %}{% generation %}{% endgeneration %}{% endif %}", "inside its"),
+        ("{{ message.content }}{% generation %}</s>{% endgeneration %}", "inside its"),
+        ("{% for part in message.content if part is mapping %}{{ part.text }}{% endfor %}</s>", "at all"),
+    ],
+)
+def test_a_template_that_leaves_out_the_answer_is_an_error(
+    tokenizer: PreTrainedTokenizerFast, turn: str, where: str
+) -> None:
+    template = "{% for message in messages %}" + turn + "{% endfor %}"
+    with pytest.raises(ChatError, match=f"does not write an assistant's text {where}"):
         Chat(tokenizer, max_tokens=1000, template=template)
+
+
+def test_turns_begin_after_the_generation_prompt_even_where_they_are_rewritten(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Here the last turn ends in another way than earlier ones, and the model itself names its channel."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role }}{% if m.role == 'user' %}{{ m.content + '<|im_end|>' }}"
+        "{% else %}{{ '#final:' + m.content }}{{ '</s>' if loop.last else '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+    )
+    encoded = Chat(tokenizer, max_tokens=1000, template=template).encode(example(MULTI[:4]))
+    assert supervised(tokenizer, encoded) == ["#final:Four.", "#final:Five.\nYes, five.</s>"]
 
 
 def test_reserved_characters_are_an_error(tokenizer: PreTrainedTokenizerFast) -> None:

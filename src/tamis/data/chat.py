@@ -9,10 +9,11 @@ found in that text, and a token counts where it overlaps such a span. How the sp
   turn with the generation prompt, white space at the end left out. Both are verified to stand in the full text. Where
   they do not, because the template writes an earlier turn in another way than the last (Qwen3 drops earlier thinking),
   or where it has no generation prompt, the turn's content is found by putting another content in its place, verified
-  again, and its end-of-turn token is added. What cannot be verified is an error.
+  again, and the end-of-turn token of the last turn is added where it follows. What cannot be verified is an error.
 - plain: the built-in template, which has markers.
 
-Text in a conversation that looks like a special token becomes that token, as everywhere in transformers.
+Not covered: an end-of-turn token that only earlier turns have (gpt-oss) does not count without markers. Text in a
+conversation that looks like a special token becomes that token, as everywhere in transformers.
 """
 
 import json
@@ -130,12 +131,15 @@ class Chat:
     def _turn(self, example: Example, text: str, position: int) -> Span:
         """The span of one assistant turn by prefix difference, or by substitution where that is not exact."""
         messages, tools = example.messages, example.tools
-        if position > 0 and (self._difference_is_turn or messages[position].tool_calls):
-            prefix = self._render(messages[:position], tools, add_generation_prompt=True)
-            through = self._render(messages[: position + 1], tools).rstrip()
-            if len(through) > len(prefix) and through.startswith(prefix) and text.startswith(through):
-                return len(prefix), len(through)
-        return self._with_end_of_turn(text, self._substituted(example, text, position))
+        if position == 0 or not (self._difference_is_turn or messages[position].tool_calls):
+            return self._with_end_of_turn(text, self._substituted(example, text, position))
+        prefix = self._render(messages[:position], tools, add_generation_prompt=True)
+        through = self._render(messages[: position + 1], tools).rstrip()
+        if len(through) > len(prefix) and through.startswith(prefix) and text.startswith(through):
+            return len(prefix), len(through)
+        start, end = self._substituted(example, text, position)
+        begins = len(prefix) if text.startswith(prefix) else start
+        return self._with_end_of_turn(text, (min(begins, start), end))
 
     def _substituted(self, example: Example, text: str, position: int) -> Span:
         turn = example.messages[position]
@@ -162,12 +166,15 @@ class Chat:
         """What the template writes after an assistant's last word, up to its first special token."""
         probe = (Message("user", "x"), Message("assistant", _PROBE))
         if self._marked is None:
-            after = self._render(probe).partition(_PROBE)[2]
+            text = self._render(probe)
+            found, after = _PROBE in text, text.partition(_PROBE)[2]
         else:
-            plain, spans = split_sentinels(self._render(probe, template=self._marked))
-            if not spans:
-                raise ChatError(f"the template's generation markers mark no assistant turn: {_REMEDY}")
-            after = plain[spans[-1][1] :]
+            text, spans = split_sentinels(self._render(probe, template=self._marked))
+            found = _PROBE in "".join(text[start:end] for start, end in spans)
+            after = text[spans[-1][1] :] if spans else ""
+        if not found:
+            where = "inside its generation markers" if self._marked else "at all"
+            raise ChatError(f"the template does not write an assistant's text {where}: {_REMEDY}")
         special = [re.escape(token.content) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
         first = re.search("|".join(sorted(special, key=len, reverse=True)), after) if special else None
         return after[: first.end()] if first else after.rstrip()
