@@ -120,6 +120,18 @@ class Config(_Stage):
     out: str | None = Field(None, description="folder for the selection")
     seed: int = Field(0, ge=0)
 
+    def to_yaml(self) -> str:
+        """The settings as YAML that replays the run from any working directory: local paths are made absolute."""
+        tree = self.model_dump()
+        tree["data"]["pool"] = [str(Path(path).absolute()) for path in self.data.pool]
+        tree["data"]["target"] = [str(Path(path).absolute()) for path in self.data.target]
+        for group, key in (("model", "name"), ("model", "template"), ("warmup", "checkpoints")):
+            if tree[group][key] is not None and Path(tree[group][key]).exists():
+                tree[group][key] = str(Path(tree[group][key]).absolute())
+        tree["workspace"] = str(Path(self.workspace).absolute())
+        tree["out"] = self.out and str(Path(self.out).absolute())
+        return yaml.safe_dump(tree, sort_keys=False)
+
     def check_options(self) -> None:
         """Refuse selector options the method does not have."""
         allowed = SELECTORS[parse_method(self.pick.method).selector].options

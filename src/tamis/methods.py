@@ -19,11 +19,17 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """`rows`: writes feature rows to a store (else it yields a similarity); `model`: needs one; `selector`: its usual."""
+    """`selector`: its usual one. `function`: "module:name" of (target texts, pool texts) → similarity; where it is None
+    the representation makes feature rows with a model and keeps them in a store.
+    """
 
-    rows: bool
-    model: bool
     selector: str
+    function: str | None = None
+
+    @property
+    def rows(self) -> bool:
+        """Whether it makes feature rows."""
+        return self.function is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,12 @@ class Method:
 SELECTORS = {
     "top_k": Selector("tamis.selectors:top_k", ("similarity", "groups"), ("reduce",)),
     "round_robin": Selector("tamis.selectors:round_robin", ("similarity",)),
-    "random": Selector("tamis.selectors:random", ("n_pool", "seed"), ("balanced",)),
+    "random": Selector("tamis.selectors:random", ("n_pool", "seed", "sources"), ("balanced",)),
 }
 
 REPRESENTATIONS = {
-    "gradient": Representation(rows=True, model=True, selector="top_k"),
-    "bm25": Representation(rows=False, model=False, selector="top_k"),
+    "gradient": Representation("top_k"),
+    "bm25": Representation("top_k", "tamis.representations.lexical:bm25"),
 }
 
 ALIASES = {"less": "gradient"}

@@ -1,14 +1,15 @@
 """Base models, tokenizers and LoRA adapters, from a local folder or the Hugging Face hub."""
 
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from tamis.errors import ModelError
 
@@ -70,8 +71,10 @@ def load_tokenizer(source: ModelSource) -> Any:
 def load_base(source: ModelSource) -> nn.Module:
     """The base model in evaluation mode, on its device, its parameters frozen."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     device = resolve_device(source.device)
+    logging.disable_progress_bar()  # the run has its own
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.name,
@@ -83,6 +86,23 @@ def load_base(source: ModelSource) -> nn.Module:
         raise ModelError(_cannot(source, "causal language model", error)) from error
     model.requires_grad_(False)
     return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def max_positions(source: ModelSource) -> int | None:
+    """Tokens the model has positions for, where its configuration says."""
+    positions = getattr(_config(source), "max_position_embeddings", None)
+    return int(positions) if positions else None
+
+
+def _config(source: ModelSource) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot(source, "model", error)) from error
 
 
 def _cannot(source: ModelSource, what: str, error: Exception) -> str:
@@ -98,15 +118,7 @@ def model_digest(source: ModelSource) -> str:
     folder = Path(source.name)
     digest = hashlib.blake2b(digest_size=16)
     if not folder.is_dir():
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(
-                source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(_cannot(source, "model", error)) from error
-        digest.update(f"{source.name}@{config._commit_hash}".encode())
+        digest.update(f"{source.name}@{_config(source)._commit_hash}".encode())
         return digest.hexdigest()
     files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
     if not any(p.suffix == ".safetensors" for p in files):
@@ -148,7 +160,8 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targe
         target_modules=lora_layers(model, targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)  # type: ignore[no-any-return, arg-type]
+    with _peft_warnings():
+        return get_peft_model(model, config)  # type: ignore[no-any-return, arg-type]
 
 
 def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
@@ -156,14 +169,23 @@ def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(  # type: ignore[no-any-return]
-            model,  # type: ignore[arg-type]
-            str(folder),
-            is_trainable=True,
-            autocast_adapter_dtype=False,
-        ).eval()
+        with _peft_warnings():
+            return PeftModel.from_pretrained(  # type: ignore[no-any-return]
+                model,  # type: ignore[arg-type]
+                str(folder),
+                is_trainable=True,
+                autocast_adapter_dtype=False,
+            ).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {error}") from error
+
+
+@contextmanager
+def _peft_warnings() -> Iterator[None]:
+    """PEFT reads a model attribute that transformers deprecates: nothing a user could mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -171,16 +193,24 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {n.replace(".default.", "."): p for n, p in model.named_parameters() if p.requires_grad}
 
 
-def load_adapter_weights(model: nn.Module, weights: Mapping[str, Float[Tensor, "..."]]) -> None:
-    """Put a checkpoint's adapter weights, by stable name, into a model that has an adapter of the same shape."""
-    own = trainable(model)
-    if own.keys() != weights.keys():
-        odd = sorted(own.keys() ^ weights.keys())[0]
-        raise ModelError(f"the checkpoint's adapter and the model's differ, first in {odd!r}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            if parameter.shape != weights[name].shape:
-                raise ModelError(
-                    f"adapter weight {name!r}: expected shape {tuple(parameter.shape)}, got {tuple(weights[name].shape)}"
-                )
-            parameter.copy_(weights[name])
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Recompute activations in the backward pass of a model in evaluation mode: less memory, a third more time.
+
+    transformers recomputes only in training mode, which would switch dropout on; so training mode is set on the
+    checkpointed layers alone and not on what is inside them.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(f"{type(model).__name__} has no layers that can recompute their activations")
+    for layer in layers:
+        if rates := [name for name, rate in vars(layer).items() if "drop" in name and isinstance(rate, float) and rate > 0]:
+            raise ModelError(
+                f"activation checkpointing would switch on {rates[0]} of {type(layer).__name__}: "
+                "set warmup.activation_checkpointing=false"
+            )
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    model.eval()
+    for layer in layers:
+        layer.training = True

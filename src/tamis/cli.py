@@ -1,0 +1,266 @@
+"""The command line: argv and YAML → settings → one pipeline call. Only this module prints and exits."""
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tamis.errors import InputError, TamisError
+
+if TYPE_CHECKING:
+    from tamis.pipeline import Pipeline
+
+app = typer.Typer(
+    help="Select the instruction-tuning examples that matter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Settings = Annotated[list[str] | None, typer.Argument(help="a YAML file and KEY=VALUE settings", show_default=False)]
+PoolFiles = Annotated[list[str] | None, typer.Option("--pool", help="candidate files (globs allowed)")]
+TargetFiles = Annotated[list[str] | None, typer.Option("--target", help="files of the examples that show the capability")]
+ModelName = Annotated[str | None, typer.Option("--model", help="model folder or hub name")]
+MethodName = Annotated[str | None, typer.Option("--method", help="less, bm25, random, less+round_robin, …  [less]")]
+BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok  [5%]")]
+Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to")]
+Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features  [.tamis]")]
+Checkpoints = Annotated[str | None, typer.Option("--checkpoints", help="a finished warm-up to use instead of a new one")]
+Limit = Annotated[int | None, typer.Option("--limit", help="only the first rows of the pool")]
+Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks  [0]")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N  [auto]")]
+Template = Annotated[str | None, typer.Option("--template", help="'plain' or a jinja file, instead of the tokenizer's own")]
+FieldColumns = Annotated[list[str] | None, typer.Option("--field", help="NAME=COLUMN[,COLUMN] where fields have other names")]
+ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
+
+KEYS = {
+    "pool": "data.pool",
+    "target": "data.target",
+    "limit": "data.limit",
+    "model": "model.name",
+    "device": "model.device",
+    "template": "model.template",
+    "checkpoints": "warmup.checkpoints",
+    "method": "pick.method",
+    "budget": "pick.budget",
+    "workspace": "workspace",
+    "out": "out",
+    "seed": "seed",
+}
+
+
+def _select(run: "Pipeline") -> None:
+    if run.config.out is None:
+        raise InputError("say where to write the selection: --out FOLDER")
+    selection = run.pick()
+    run.write(selection)
+    sources: dict[str, int] = {}
+    for example in selection.examples:
+        sources[example.source] = sources.get(example.source, 0) + 1
+    typer.echo(f"picked {len(selection):,} of {selection.manifest['n_usable']:,} rows by {run.config.pick.method}:")
+    for source, n in sorted(sources.items(), key=lambda item: -item[1]):
+        typer.echo(f"  {n / len(selection):6.1%}  {n:6,}  {source}")
+    typer.echo(f"written to {run.config.out}: selected.jsonl, picks.parquet, report.html, config.yaml, manifest.json")
+
+
+def _warm_up(run: "Pipeline") -> None:
+    for checkpoint in run.warm_up():
+        typer.echo(f"{checkpoint.folder}  step {checkpoint.step}, mean learning rate {checkpoint.mean_learning_rate:.3g}")
+
+
+def _represent(run: "Pipeline") -> None:
+    for store in run.represent_all():
+        typer.echo(f"{store.folder}")
+
+
+def _score(run: "Pipeline") -> None:
+    scored = run.score()
+    typer.echo(f"{scored.path}  {len(scored.targets):,} targets × {len(scored.pool):,} pool rows")
+
+
+def _stage(name: str, action: Callable[["Pipeline"], None], text: str) -> None:
+    def command(
+        settings: Settings = None,
+        pool: PoolFiles = None,
+        target: TargetFiles = None,
+        model: ModelName = None,
+        method: MethodName = None,
+        budget: BudgetText = None,
+        out: Out = None,
+        workspace: Workspace = None,
+        checkpoints: Checkpoints = None,
+        limit: Limit = None,
+        seed: Seed = None,
+        device: Device = None,
+        template: Template = None,
+        field: FieldColumns = None,
+        progress: ProgressKind = "auto",
+    ) -> None:
+        given = dict(locals())
+        _guard(lambda: action(_pipeline(given)))
+
+    app.command(name, help=text)(command)
+
+
+def _pipeline(given: dict[str, Any]) -> "Pipeline":
+    from tamis.config import load_config, parse_override
+    from tamis.pipeline import Pipeline
+    from tamis.progress import make
+
+    if given["progress"] not in ("auto", "bar", "plain", "json"):
+        raise InputError(f"--progress: expected auto, bar, plain or json, got {given['progress']!r}")
+    overrides: dict[str, Any] = {}
+    path: str | None = None
+    for argument in given["settings"] or []:
+        if "=" in argument:
+            key, value = parse_override(argument)
+            overrides[key] = value
+        elif path is None and argument.endswith((".yaml", ".yml")):
+            path = argument
+        else:
+            raise InputError(f"expected one YAML file and KEY=VALUE settings, got {argument!r}")
+    overrides |= {key: given[flag] for flag, key in KEYS.items() if given[flag] not in (None, [])}
+    if given["field"]:
+        overrides["data.fields"] = _fields(given["field"])
+    return Pipeline(load_config(path, overrides), make(given["progress"]))
+
+
+def _fields(pairs: list[str]) -> dict[str, list[str]]:
+    fields = {}
+    for pair in pairs:
+        name, equals, columns = pair.partition("=")
+        if not (name and equals and columns):
+            raise InputError(f"--field: expected NAME=COLUMN[,COLUMN], got {pair!r}")
+        fields[name] = columns.split(",")
+    return fields
+
+
+_stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.")
+_stage("warmup", _warm_up, "Train the LoRA checkpoints that gradient features are taken at.")
+_stage("represent", _represent, "Compute the features of the pool (and the target, if given) that the workspace lacks.")
+_stage("score", _score, "Compute the similarity of target and pool.")
+_stage("pick", _select, "Pick and write; with --similarity from a matrix of your own.")
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[str], typer.Argument(help="files to read")],
+    tokens: Annotated[bool, typer.Option("--tokens", help="show tokens, coloured where the loss counts them")] = False,
+    model: ModelName = None,
+    template: Template = None,
+    rows: Annotated[int, typer.Option("--rows", help="how many rows to show")] = 3,
+    field: FieldColumns = None,
+) -> None:
+    """Show how rows are read, rendered and masked."""
+
+    def show() -> None:
+        from rich.console import Console
+
+        from tamis.config import load_config
+        from tamis.inputs import Inputs
+        from tamis.report.terminal import example_text, token_text
+
+        overrides = {"data.pool": files, "data.fields": _fields(field or []), "model.name": model, "model.template": template}
+        if tokens and model is None:
+            raise InputError("--tokens needs a tokenizer: say --model FOLDER or hub name")
+        inputs = Inputs(load_config(None, overrides), typer.echo)
+        console = Console(highlight=False)
+        for example in itertools.islice(inputs.pool, rows):
+            encoded = inputs.encode(example) if tokens else ""
+            if isinstance(encoded, str):
+                console.print(example_text(example), encoded)
+            else:
+                console.print(token_text(example, encoded, inputs.tokenizer))
+
+    _guard(show)
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="a workspace, or one feature store in it")]) -> None:
+    """Check every checksum; damaged shards are named and set aside, and the next run recomputes them."""
+
+    def check() -> None:
+        from tamis.verify import verify_folder
+
+        n_whole, damaged = verify_folder(folder)
+        for path, reason in damaged:
+            typer.echo(f"damaged: {path}: {reason}")
+        typer.echo(f"{n_whole:,} files whole, {len(damaged):,} damaged")
+        if damaged:
+            raise typer.Exit(1)
+
+    _guard(check)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder for data, workspace and report")] = Path("demo"),
+    skill: Annotated[str | None, typer.Option("--skill", help="the wanted skill")] = None,
+    progress: ProgressKind = "auto",
+) -> None:
+    """The whole thing on the embedded model and pool: a few minutes on two cores."""
+
+    def show() -> None:
+        from tamis.progress import make
+        from tamis.testbed.demo import run_demo
+
+        typer.echo(run_demo(out, skill, make(progress)))  # type: ignore[arg-type]
+
+    _guard(show)
+
+
+def _guard(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except TamisError as error:
+        typer.echo(f"tamis: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("tamis: interrupted; the same command goes on from what is finished", err=True)
+        raise typer.Exit(130) from error
+    except OSError as error:
+        typer.echo(f"tamis: {error.filename or 'input/output'}: {error.strerror or error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tamis {version('tamis')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+) -> None:
+    pass
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """`--pool a b c` as a shell makes it of `--pool *.jsonl`, spelled `--pool a --pool b --pool c`."""
+    out: list[str] = []
+    option: str | None = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument if argument in ("--pool", "--target") else None
+        elif option is not None and out[-1] != option:
+            if "=" in argument or argument.endswith((".yaml", ".yml")):
+                option = None
+            else:
+                out.append(option)
+        out.append(argument)
+    return out
+
+
+def main() -> None:
+    """Entry point of the `tamis` command."""
+    app(spread(sys.argv[1:]), prog_name="tamis")
+
+
+if __name__ == "__main__":
+    main()

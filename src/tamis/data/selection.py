@@ -1,0 +1,100 @@
+"""A selection: the picked examples in pick order, and the folder it is saved as."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tamis.data.example import Example
+from tamis.data.export import write_selected
+from tamis.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Picks as examples.
+
+    scores       what the selector ranked by
+    weights      training weight of each pick, where the selector gives one
+    taken_by     id of the target row that took each, where targets compete
+    n_tokens     supervised tokens of each, where there was a model
+    manifest     method, digests, counts
+    """
+
+    examples: list[Example]
+    scores: list[float]
+    weights: list[float] | None
+    taken_by: list[str | None]
+    n_tokens: list[int | None]
+    manifest: dict[str, Any]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in pick order."""
+        return [example.id for example in self.examples]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def save(self, folder: Path, manifest: dict[str, Any], config: str) -> None:
+        """Write selected.jsonl (the original rows), picks.parquet, config.yaml and manifest.json into a folder."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        write_selected(folder / "selected.jsonl", self.examples)
+        table = pa.table(
+            {
+                "id": self.ids,
+                "row_id": pa.array([e.row_id for e in self.examples], pa.string()),
+                "file": [e.file for e in self.examples],
+                "row": [e.row for e in self.examples],
+                "rank": list(range(1, len(self) + 1)),
+                "score": pa.array(self.scores, pa.float64()),
+                "weight": pa.array(self.weights or [None] * len(self), pa.float64()),
+                "source": [e.source for e in self.examples],
+                "tokens": pa.array(self.n_tokens, pa.int64()),
+                "target": pa.array(self.taken_by, pa.string()),
+            }
+        )
+        pq.write_table(table, folder / "picks.parquet")
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def writing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well; until then an earlier one stays as it was.
+
+    InputError for a folder that holds something else than an earlier selection.
+    """
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """InputError unless a selection may be written as this folder."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder to write to, found a file; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
+        raise InputError(
+            f"{folder}: this folder holds files that are no tamis selection (no manifest.json); choose another --out"
+        )

@@ -1,0 +1,200 @@
+"""What a run reads: pool, target, tokenizer. Each is read when first needed, and what could not be used is kept."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tamis.config import Config
+from tamis.data.chat import Chat, Encoded
+from tamis.data.example import Example
+from tamis.data.files import read
+from tamis.data.pool import Pool
+from tamis.errors import ChatError, InputError, StoreError
+from tamis.model.load import (
+    ModelSource,
+    load_tokenizer,
+    max_positions,
+    model_digest,
+    resolve_device,
+    resolve_dtype,
+)
+
+MAX_TOKENS = 2048
+
+
+def digest(*parts: Any) -> str:
+    """128-bit digest (hex) of JSON-like values and dataclasses."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        raise TypeError(f"cannot digest a {type(value).__name__}")
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Inputs:
+    """The inputs of one run. `note` gets one sentence about each thing read."""
+
+    def __init__(self, config: Config, note: Callable[[str], None]) -> None:
+        self._config, self._note = config, note
+        self._encoded: dict[str, Encoded | str] = {}
+        self._skipped: dict[str, list[tuple[str, int, str]]] = {}
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The candidates."""
+        return self._read("pool", self._config.data.pool, self._config.data.limit, self._config.data.keep_duplicates)
+
+    @cached_property
+    def target(self) -> Pool:
+        """The few examples that show the capability."""
+        return self._read("target", self._config.data.target, None, False)
+
+    def _read(self, what: str, paths: Sequence[str], limit: int | None, keep_duplicates: bool) -> Pool:
+        if not paths:
+            raise InputError(f"no {what} given: say --{what} FILE (or data.{what} in the configuration)")
+        fields = {name: tuple(columns) for name, columns in self._config.data.fields.items()}
+        result = read(paths, fields=fields or None, limit=limit)
+        pool = Pool.from_read(result, keep_duplicates=keep_duplicates)
+        for file in result.files:
+            self._note(f"{what}: {file.path}: {file.n_good:,} rows, {file.recognised}")
+        if pool.n_duplicates:
+            self._note(f"{what}: {pool.n_duplicates:,} rows equal to an earlier one are left out")
+        self._report(f"{what}, unreadable", [(r.file, r.row, r.reason) for r in result.rejected])
+        return pool
+
+    def skip(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
+        """Report rows that were read but cannot be used, with the reason of each."""
+        self._report(f"{what}, skipped", [(e.file, e.row, reason) for e, reason in examples])
+
+    def _report(self, what: str, rows: list[tuple[str, int, str]]) -> None:
+        if rows and self._skipped.get(what) != rows:
+            shown = "; ".join(f"{file} row {row}: {reason}" for file, row, reason in rows[:3])
+            self._note(f"{what}: {len(rows):,} rows: {shown}" + ("; …" if len(rows) > 3 else ""))
+        self._skipped[what] = rows
+
+    # ---- model -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where the model comes from."""
+        model = self._config.model
+        if model.name is None:
+            raise InputError("no model given: say --model FOLDER or hub name (or model.name in the configuration)")
+        return ModelSource(model.name, model.revision, model.dtype, model.device, model.trust_remote_code)
+
+    @cached_property
+    def base_digest(self) -> str:
+        """Digest of the base model's files."""
+        return model_digest(self.source)
+
+    @cached_property
+    def dtype(self) -> str:
+        """The number format the base model is held in."""
+        return str(resolve_dtype(self.source.dtype, resolve_device(self.source.device))).removeprefix("torch.")
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Longer rows are cut on the right."""
+        positions = max_positions(self.source)
+        asked = self._config.model.max_tokens
+        if asked is not None and positions is not None and asked > positions:
+            raise InputError(f"model.max_tokens is {asked}, but {self.source.name} has {positions} positions")
+        return asked or min(MAX_TOKENS, positions or MAX_TOKENS)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return load_tokenizer(self.source)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Renders, tokenises and masks."""
+        chat = Chat(self.tokenizer, max_tokens=self.max_tokens, template=self._config.model.template)
+        self._note(f"chat: {chat.name}; at most {self.max_tokens:,} tokens a row")
+        return chat
+
+    def check_base(self, base_digest: str, folder: str) -> None:
+        """Refuse checkpoints of another base model."""
+        if base_digest != self.base_digest:
+            raise StoreError(
+                f"{folder}: its checkpoints were trained on a base model with digest {base_digest}, "
+                f"but {self.source.name} has {self.base_digest}. Give the model they belong to"
+            )
+
+    def encode(self, example: Example) -> Encoded | str:
+        """Tokens and loss mask of an example, or the reason why it has none."""
+        if example.id not in self._encoded:
+            try:
+                self._encoded[example.id] = self.chat.encode(example)
+            except ChatError as error:
+                self._encoded[example.id] = str(error)
+        return self._encoded[example.id]
+
+    def n_supervised(self, example: Example) -> int:
+        """Supervised tokens of an example; 0 where it cannot be rendered."""
+        encoded = self.encode(example)
+        return 0 if isinstance(encoded, str) else encoded.n_supervised
+
+    def warmup_rows(self) -> list[tuple[Example, Encoded]]:
+        """The pool rows the warm-up trains on: the first usable ones of a seeded permutation."""
+        warmup, pool = self._config.warmup, self.pool
+        share = Fraction(warmup.share.removesuffix("%")) / 100
+        n_rows = min(len(pool), max(int(share * len(pool)), warmup.min_examples))
+        rows: list[tuple[Example, Encoded]] = []
+        for position in np.random.default_rng(self._config.seed).permutation(len(pool)):
+            if len(rows) == n_rows:
+                break
+            encoded = self.encode(pool[int(position)])
+            if not isinstance(encoded, str) and encoded.n_supervised:
+                rows.append((pool[int(position)], encoded))
+        if not rows:
+            example = pool[0]
+            reason = self.encode(example)
+            raise InputError(
+                f"no pool row can be trained on; {example.file} row {example.row}: "
+                + (reason if isinstance(reason, str) else f"no completion token within {self.max_tokens} tokens")
+            )
+        return rows
+
+    # ---- for the record --------------------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """What was read: counts, digests, every row left out with its reason."""
+        facts: dict[str, Any] = {"pool": _facts(self.pool)}
+        if self._config.data.target:
+            facts["target"] = _facts(self.target)
+        if self._config.model.name is not None:
+            facts["model"] = {
+                "name": self.source.name,
+                "digest": self.base_digest,
+                "template": self.chat.name,
+                "max_tokens": self.max_tokens,
+                "dtype": self.dtype,
+            }
+        facts["left_out"] = {
+            what: [{"file": file, "row": row, "reason": reason} for file, row, reason in rows]
+            for what, rows in self._skipped.items()
+            if rows
+        }
+        return facts
+
+
+def _facts(pool: Pool) -> dict[str, Any]:
+    sources: dict[str, int] = {}
+    for example in pool:
+        sources[example.source] = sources.get(example.source, 0) + 1
+    return {
+        "digest": digest([example.id for example in pool]),
+        "n_rows": len(pool),
+        "n_duplicates": pool.n_duplicates,
+        "sources": sources,
+    }
