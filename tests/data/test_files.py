@@ -22,7 +22,7 @@ def test_origin_of_an_example(write: Write) -> None:
     path = write(
         "pool.jsonl.gz",
         {"messages": turns, "id": 7, "source": "s", "dataset": "d", "subtask": "t", "group": "g"},
-        {"messages": turns, "id": "x", "source": "", "dataset": "d", "group": 3},
+        {"messages": turns, "id": "x", "source": "", "dataset": "d", "group": 3, "tools": []},
         {"messages": turns, "id": 1.5, "source": None, "tools": [{"name": "f"}]},
     )
     one, two, three = read([path]).examples

@@ -125,7 +125,10 @@ class Chat:
             ]
         plain, spans = split_sentinels(self._render(example.messages, example.tools, template=self._marked))
         if plain != text:
-            raise ChatError("this row holds a character that Unicode reserves (U+FDD0 to U+FDD2): remove it")
+            raise ChatError(
+                "the generation markers change the text of this row: it holds a character that Unicode reserves "
+                "(U+FDD0, U+FDD1), which must go; or the template depends on them: use --template plain"
+            )
         return [self._with_end_of_turn(text, span) for span in spans]
 
     def _turn(self, example: Example, text: str, position: int) -> Span:

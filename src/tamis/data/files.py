@@ -129,7 +129,7 @@ def _example(row: Row, format_: Format, path: str, number: int, line: bytes) -> 
         row=number,
         row_id=_label(row, "id"),
         group=_label(row, "subtask", "group"),
-        tools=None if tools is None else objects(tools, "field tools"),
+        tools=(objects(tools, "field tools") or None) if tools is not None else None,
         line_digest=line_digest(line),
     )
 
