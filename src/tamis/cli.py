@@ -22,18 +22,26 @@ app = typer.Typer(
 
 Settings = Annotated[list[str] | None, typer.Argument(help="a YAML file and KEY=VALUE settings", show_default=False)]
 PoolFiles = Annotated[list[str] | None, typer.Option("--pool", help="candidate files (globs allowed)")]
-TargetFiles = Annotated[list[str] | None, typer.Option("--target", help="files of the examples that show the capability")]
+TargetFiles = Annotated[
+    list[str] | None, typer.Option("--target", help="files of the examples that show the capability")
+]
 ModelName = Annotated[str | None, typer.Option("--model", help="model folder or hub name")]
 MethodName = Annotated[str | None, typer.Option("--method", help="less, bm25, random, less+round_robin, …  [less]")]
 BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok  [5%]")]
 Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to")]
 Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features  [.tamis]")]
-Checkpoints = Annotated[str | None, typer.Option("--checkpoints", help="a finished warm-up to use instead of a new one")]
+Checkpoints = Annotated[
+    str | None, typer.Option("--checkpoints", help="a finished warm-up to use instead of a new one")
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="only the first rows of the pool")]
 Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks  [0]")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N  [auto]")]
-Template = Annotated[str | None, typer.Option("--template", help="'plain' or a jinja file, instead of the tokenizer's own")]
-FieldColumns = Annotated[list[str] | None, typer.Option("--field", help="NAME=COLUMN[,COLUMN] where fields have other names")]
+Template = Annotated[
+    str | None, typer.Option("--template", help="'plain' or a jinja file, instead of the tokenizer's own")
+]
+FieldColumns = Annotated[
+    list[str] | None, typer.Option("--field", help="NAME=COLUMN[,COLUMN] where fields have other names")
+]
 ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
 
 KEYS = {
@@ -68,7 +76,9 @@ def _select(run: "Pipeline") -> None:
 
 def _warm_up(run: "Pipeline") -> None:
     for checkpoint in run.warm_up():
-        typer.echo(f"{checkpoint.folder}  step {checkpoint.step}, mean learning rate {checkpoint.mean_learning_rate:.3g}")
+        typer.echo(
+            f"{checkpoint.folder}  step {checkpoint.step}, mean learning rate {checkpoint.mean_learning_rate:.3g}"
+        )
 
 
 def _represent(run: "Pipeline") -> None:
@@ -163,7 +173,12 @@ def inspect(
         from tamis.inputs import Inputs
         from tamis.report.terminal import example_text, token_text
 
-        overrides = {"data.pool": files, "data.fields": _fields(field or []), "model.name": model, "model.template": template}
+        overrides = {
+            "data.pool": files,
+            "data.fields": _fields(field or []),
+            "model.name": model,
+            "model.template": template,
+        }
         if tokens and model is None:
             raise InputError("--tokens needs a tokenizer: say --model FOLDER or hub name")
         inputs = Inputs(load_config(None, overrides), typer.echo)

@@ -60,7 +60,7 @@ class WarmupConfig(_Stage):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     lora_rank: int = Field(128, ge=1)
-    lora_alpha: float = Field(512, gt=0)
+    lora_alpha: int = Field(512, gt=0)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
     lora_targets: str | list[str] = Field("attention", description="attention, all-linear, or module names")
     activation_checkpointing: bool = Field(False, description="less memory, a third more time; for features too")

@@ -26,11 +26,6 @@ class Representation:
     selector: str
     function: str | None = None
 
-    @property
-    def rows(self) -> bool:
-        """Whether it makes feature rows."""
-        return self.function is None
-
 
 @dataclass(frozen=True, slots=True)
 class Method:

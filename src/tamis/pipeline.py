@@ -24,7 +24,7 @@ from jaxtyping import Float32
 
 from tamis.config import Config
 from tamis.data.example import Example
-from tamis.data.selection import Selection
+from tamis.data.selection import Selection, writing_folder
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
 from tamis.errors import InputError
@@ -90,7 +90,7 @@ class Pipeline:
 
     def warm_up(self) -> list["Checkpoint"]:
         """Checkpoints of a LoRA warm-up on a seeded share of the pool, trained where the workspace lacks them."""
-        from tamis.model.load import add_lora, load_base
+        from tamis.model.load import LoraSettings, add_lora, load_base
         from tamis.model.train import TrainSettings, finished_checkpoints, train
 
         warmup, inputs = self.config.warmup, self.inputs
@@ -111,13 +111,7 @@ class Pipeline:
             seed=self.config.seed,
             activation_checkpointing=warmup.activation_checkpointing,
         )
-        lora = {
-            "rank": warmup.lora_rank,
-            "alpha": warmup.lora_alpha,
-            "dropout": warmup.lora_dropout,
-            "targets": warmup.lora_targets,
-            "seed": self.config.seed,
-        }
+        lora = LoraSettings(warmup.lora_rank, warmup.lora_alpha, warmup.lora_dropout, warmup.lora_targets)
         name = digest(
             inputs.base_digest, inputs.chat.fingerprint, inputs.dtype, lora, settings, [e.id for e, _ in rows]
         )
@@ -131,10 +125,8 @@ class Pipeline:
         )
         n_tokens = warmup.epochs * sum(len(encoded.input_ids) for _, encoded in rows)
         with self._stage("warm up", n_tokens) as advance:
-            model = add_lora(load_base(inputs.source), **lora)
-            return train(
-                model, [e for _, e in rows], settings, folder, base_digest=inputs.base_digest, advance=advance
-            )
+            model = add_lora(load_base(inputs.source), lora, self.config.seed)
+            return train(model, [e for _, e in rows], settings, folder, base_digest=inputs.base_digest, advance=advance)
 
     # ---- represent -------------------------------------------------------------------------------------------------
 
@@ -168,9 +160,7 @@ class Pipeline:
                 max_tokens=inputs.max_tokens,
                 dtype=inputs.dtype,
             )
-            store = FeatureStore.open(
-                self.workspace / "features" / digest(recipe.to_dict()), recipe.to_dict()
-            )
+            store = FeatureStore.open(self.workspace / "features" / digest(recipe.to_dict()), recipe.to_dict())
             stores.append(store)
             shards = store.plan(list(by_id), settings.shard_rows)
             n_todo = sum(map(len, shards))
@@ -201,22 +191,22 @@ class Pipeline:
         """Similarity of the usable targets to the usable pool rows, streamed over shards, summed over checkpoints."""
         if self.method.representation is None:
             raise InputError(f"method {self.method.name!r} picks without similarities: there is nothing to score")
-        if REPRESENTATIONS[self.method.representation].rows:
+        function = REPRESENTATIONS[self.method.representation].function
+        if function is None:
             return self._score_rows()
         targets, pool = list(self.inputs.target), list(self.inputs.pool)
         name = digest(self.method.representation, [e.id for e in targets], [e.id for e in pool])
 
         def fill(out: np.ndarray) -> None:
-            function = load(REPRESENTATIONS[str(self.method.representation)].function)
-            out[:] = function([e.text for e in targets], [e.text for e in pool])
+            out[:] = load(function)([e.text for e in targets], [e.text for e in pool])
 
         return self._similarity(name, targets, pool, fill)
 
     def _score_rows(self) -> Similarity:
         target_stores = self.represent(list(self.inputs.target), "sgd", "target")
         pool_stores = self.represent(list(self.inputs.pool), self.config.represent.adam, "pool")
-        targets = self._usable(self.inputs.target, target_stores, "target")
-        pool = self._usable(self.inputs.pool, pool_stores, "pool")
+        targets = self._usable(list(self.inputs.target), target_stores, "target")
+        pool = self._usable(list(self.inputs.pool), pool_stores, "pool")
         rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
         lr_weights = (rates / rates.sum()).tolist()
         target_ids, pool_ids = [e.id for e in targets], [e.id for e in pool]
@@ -233,7 +223,10 @@ class Pipeline:
     ) -> Similarity:
         path = self.workspace / "similarity" / f"{name}.npy"
         if not path.exists():
-            with self._stage("score", 0), writing_similarity(path, [e.id for e in targets], [e.id for e in pool]) as out:
+            with (
+                self._stage("score", 0),
+                writing_similarity(path, [e.id for e in targets], [e.id for e in pool]) as out,
+            ):
                 fill(out)
         return Similarity(load_similarity(path)[0], targets, pool, path)
 
@@ -306,8 +299,7 @@ class Pipeline:
     # ---- write -----------------------------------------------------------------------------------------------------
 
     def write(self, selection: Selection) -> None:
-        """`selected.jsonl`, `picks.parquet`, `config.yaml`, `manifest.json`, `report.html`; the folder appears whole."""
-        from tamis.data.selection import writing_folder
+        """selected.jsonl, picks.parquet, config.yaml, manifest.json, report.html; the folder appears whole."""
         from tamis.report.html import render
 
         if self.config.out is None:

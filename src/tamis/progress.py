@@ -1,4 +1,4 @@
-"""How a run is shown: bars on a terminal, plain lines elsewhere, or JSON events for programs. Writes to stderr alone."""
+"""How a run is shown, on stderr alone: bars on a terminal, plain lines elsewhere, or JSON events for programs."""
 
 import json
 import sys
@@ -25,7 +25,14 @@ class Bars:
     @contextmanager
     def stage(self, name: str, n_tokens: int) -> Iterator[Advance]:
         """See pipeline.Progress."""
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             TextColumn("{task.description:<22}"),
@@ -78,7 +85,13 @@ class Lines:
                 left = (now - start) * max(0, n_tokens - done) / done
                 self._say(
                     f"{name}: {min(1, done / n_tokens):.0%}, {done / (now - start):,.0f} tokens/s, {_clock(left)} left",
-                    {"event": "progress", "stage": name, "tokens": done, "of": n_tokens, "seconds_left": round(left, 1)},
+                    {
+                        "event": "progress",
+                        "stage": name,
+                        "tokens": done,
+                        "of": n_tokens,
+                        "seconds_left": round(left, 1),
+                    },
                 )
 
         self._say(f"{name} …", {"event": "start", "stage": name, "tokens": n_tokens})

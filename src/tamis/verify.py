@@ -11,7 +11,7 @@ from tamis.store import FeatureStore
 
 
 def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
-    """Number of whole files, and the damaged ones with what is wrong. Damaged shards are set aside, to be recomputed."""
+    """Number of whole files, and the damaged ones with the reason. Damaged shards are set aside, to be recomputed."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a workspace (default .tamis) or a feature store")
     stores = sorted(path.parent for path in folder.rglob("recipe.json"))

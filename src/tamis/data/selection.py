@@ -46,6 +46,7 @@ class Selection:
         import pyarrow.parquet as pq
 
         write_selected(folder / "selected.jsonl", self.examples)
+        weights: list[float] | list[None] = [None] * len(self) if self.weights is None else self.weights
         table = pa.table(
             {
                 "id": self.ids,
@@ -54,7 +55,7 @@ class Selection:
                 "row": [e.row for e in self.examples],
                 "rank": list(range(1, len(self) + 1)),
                 "score": pa.array(self.scores, pa.float64()),
-                "weight": pa.array(self.weights or [None] * len(self), pa.float64()),
+                "weight": pa.array(weights, pa.float64()),
                 "source": [e.source for e in self.examples],
                 "tokens": pa.array(self.n_tokens, pa.int64()),
                 "target": pa.array(self.taken_by, pa.string()),
@@ -62,7 +63,9 @@ class Selection:
         )
         pq.write_table(table, folder / "picks.parquet")
         (folder / "config.yaml").write_text(config, encoding="utf-8")
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "manifest.json").write_text(
+            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 @contextmanager

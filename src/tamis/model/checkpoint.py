@@ -2,7 +2,7 @@
 
     <folder>/adapter_config.json, adapter_model.safetensors    as PEFT writes them
              adam.safetensors                                  exp_avg/<name>, exp_avg_sq/<name>
-             checkpoint.json                                   the rest; written last, so the folder is whole if it is there
+             checkpoint.json                                   the rest
 
 A folder appears under its name only when it is whole.
 """
@@ -146,4 +146,6 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DamagedError(f"{path}: cannot be read ({error}); remove its folder and run `tamis warmup` again") from error
+        raise DamagedError(
+            f"{path}: cannot be read ({error}); remove its folder and run `tamis warmup` again"
+        ) from error

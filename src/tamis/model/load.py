@@ -74,7 +74,7 @@ def load_base(source: ModelSource) -> nn.Module:
     from transformers.utils import logging
 
     device = resolve_device(source.device)
-    logging.disable_progress_bar()  # the run has its own
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.name,
@@ -85,7 +85,8 @@ def load_base(source: ModelSource) -> nn.Module:
     except (OSError, ValueError) as error:
         raise ModelError(_cannot(source, "causal language model", error)) from error
     model.requires_grad_(False)
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    model = nn.Module.to(model, device)
+    return nn.Module.eval(model)
 
 
 def max_positions(source: ModelSource) -> int | None:
@@ -144,24 +145,36 @@ def lora_layers(model: nn.Module, targets: str | list[str]) -> str | list[str]:
         )
     wanted = [targets] if isinstance(targets, str) else list(targets)
     if missing := [name for name in wanted if name not in names]:
-        raise ModelError(f"{type(model).__name__} has no module named {missing[0]!r}; it has {', '.join(sorted(names))}")
+        raise ModelError(
+            f"{type(model).__name__} has no module named {missing[0]!r}; it has {', '.join(sorted(names))}"
+        )
     return wanted
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: str | list[str], seed: int) -> nn.Module:
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Shape of an adapter: ΔW = alpha/rank · B A on the target layers."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    targets: str | list[str]
+
+
+def add_lora(model: nn.Module, lora: LoraSettings, seed: int) -> nn.Module:
     """A fresh, seeded LoRA adapter around a base model (which is changed); adapter weights are float32."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=lora_layers(model, targets),
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora_layers(model, lora.targets),
         task_type="CAUSAL_LM",
     )
     with _peft_warnings():
-        return get_peft_model(model, config)  # type: ignore[no-any-return, arg-type]
+        return get_peft_model(model, config)
 
 
 def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
@@ -170,8 +183,8 @@ def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
 
     try:
         with _peft_warnings():
-            return PeftModel.from_pretrained(  # type: ignore[no-any-return]
-                model,  # type: ignore[arg-type]
+            return PeftModel.from_pretrained(
+                model,
                 str(folder),
                 is_trainable=True,
                 autocast_adapter_dtype=False,
@@ -205,7 +218,9 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
     if not layers:
         raise ModelError(f"{type(model).__name__} has no layers that can recompute their activations")
     for layer in layers:
-        if rates := [name for name, rate in vars(layer).items() if "drop" in name and isinstance(rate, float) and rate > 0]:
+        if rates := [
+            name for name, rate in vars(layer).items() if "drop" in name and isinstance(rate, float) and rate > 0
+        ]:
             raise ModelError(
                 f"activation checkpointing would switch on {rates[0]} of {type(layer).__name__}: "
                 "set warmup.activation_checkpointing=false"

@@ -54,7 +54,7 @@ def _to_inputs(rows: list[Encoded]) -> dict[str, Tensor]:
     return {"input_ids": batch.input_ids, "predicts": batch.predicts}
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
+class _Trainer(Trainer):
     loss_is_scaled_for_ga = True  # compute_loss divides by the examples of the whole step
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[Any, int]:
@@ -66,36 +66,40 @@ class _Trainer(Trainer):  # type: ignore[misc]
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Float[Tensor, ""]:
         assert num_items_in_batch is not None
         losses = example_losses(model, Batch(inputs["input_ids"], inputs["predicts"]))
         return losses.sum() / num_items_in_batch
 
 
-class _Recorder(TrainerCallback):  # type: ignore[misc]
-    """Keeps the learning rates of the epoch, reports tokens done, and saves a tamis checkpoint with each of Trainer's."""
+class _Recorder(TrainerCallback):
+    """Keeps the epoch's learning rates, reports tokens done, saves a tamis checkpoint with each of Trainer's."""
 
-    def __init__(self, save: Callable[[int, nn.Module, torch.optim.Optimizer, float], None] | None, advance: Callable[[], None]):
+    def __init__(
+        self, save: Callable[[int, nn.Module, torch.optim.Optimizer, float], None] | None, advance: Callable[[], None]
+    ):
         self._save, self._advance = save, advance
         self._rates: list[float] = []
 
-    def on_pre_optimizer_step(self, *_: Any, optimizer: Any, **__: Any) -> None:
-        self._rates.append(float(optimizer.param_groups[0]["lr"]))
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._advance()
-
-    def on_save(
+    def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **now: Any
     ) -> None:
+        self._rates.append(float(now["optimizer"].param_groups[0]["lr"]))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **now: Any) -> None:
+        self._advance()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **now: Any) -> None:
         if self._save is not None:
             optimizer = getattr(now["optimizer"], "optimizer", now["optimizer"])  # accelerate's wrapper
             self._save(round(state.epoch), now["model"], optimizer, sum(self._rates) / len(self._rates))
             self._rates.clear()
 
 
-def _arguments(settings: TrainSettings, folder: Path, n_rows: int, device: torch.device, *, save: bool) -> TrainingArguments:
+def _arguments(
+    settings: TrainSettings, folder: Path, n_rows: int, device: torch.device, *, save: bool
+) -> TrainingArguments:
     micro = min(settings.micro_batch_size, settings.batch_size)
     if settings.batch_size % micro:
         raise ValueError(f"batch_size {settings.batch_size} must be a multiple of micro_batch_size {micro}")

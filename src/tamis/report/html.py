@@ -45,28 +45,36 @@ def composition(selection: Selection, n_pool_by_source: dict[str, int]) -> list[
 
 def render(selection: Selection, manifest: dict[str, Any]) -> str:
     """The page."""
-    return _environment().get_template("selection.html.j2").render(
-        manifest=manifest,
-        sources=composition(selection, manifest["pool"]["sources"]),
-        rows=[
-            {"example": example, "score": score, "taken_by": taken_by, "messages": _shown(example)}
-            for example, score, taken_by in zip(
-                selection.examples[:N_ROWS_SHOWN], selection.scores, selection.taken_by, strict=False
-            )
-        ],
-        n_picked=len(selection),
+    return (
+        _environment()
+        .get_template("selection.html.j2")
+        .render(
+            manifest=manifest,
+            sources=composition(selection, manifest["pool"]["sources"]),
+            rows=[
+                {"example": example, "score": score, "taken_by": taken_by, "messages": _shown(example)}
+                for example, score, taken_by in zip(
+                    selection.examples[:N_ROWS_SHOWN], selection.scores, selection.taken_by, strict=False
+                )
+            ],
+            n_picked=len(selection),
+        )
     )
 
 
 def render_table(title: str, paragraphs: Sequence[str], header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     """A page with a few paragraphs and one table."""
-    return _environment().get_template("table.html.j2").render(
-        title=title, paragraphs=paragraphs, header=header, table=table
+    return (
+        _environment()
+        .get_template("table.html.j2")
+        .render(title=title, paragraphs=paragraphs, header=header, table=table)
     )
 
 
 def _environment() -> Environment:
-    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def _shown(example: Example) -> list[tuple[str, str]]:

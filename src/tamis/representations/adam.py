@@ -59,9 +59,7 @@ class Direction:
         """Parameters there are moments for; None where none are needed."""
         return None if self._folded is None else set(self._folded.a)
 
-    def apply_(
-        self, name: str, offset: int, gradient: Float32[Tensor, "rows param"]
-    ) -> Float32[Tensor, "rows param"]:
+    def apply_(self, name: str, offset: int, gradient: Float32[Tensor, "rows param"]) -> Float32[Tensor, "rows param"]:
         """Γ of coordinates offset … of parameter `name`; overwrites and returns the gradient."""
         if self.form == "sgd":
             return gradient

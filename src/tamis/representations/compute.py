@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from tamis.data.chat import Encoded
 from tamis.model.batch import token_batches

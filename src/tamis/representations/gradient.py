@@ -169,10 +169,12 @@ def gradient_rows(
     device: torch.device,
     advance: Callable[[int], None],
 ) -> Float32[np.ndarray, "rows dim"]:
-    """Feature rows of `encoded` in its order, computed in the given batches of positions; `advance` gets tokens done."""
+    """Feature rows of `encoded` in its order, computed in batches of positions; `advance` gets tokens done."""
     rows: list[np.ndarray | None] = [None] * len(encoded)
     for batch in batches:
-        for position, row in zip(batch, features(collate([encoded[i] for i in batch], device)).cpu().numpy(), strict=True):
+        for position, row in zip(
+            batch, features(collate([encoded[i] for i in batch], device)).cpu().numpy(), strict=True
+        ):
             rows[position] = row
         advance(sum(len(encoded[i].input_ids) for i in batch))
     return np.stack([row for row in rows if row is not None])

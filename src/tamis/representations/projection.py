@@ -51,12 +51,17 @@ def rotations(seed: int, name: str, n_chunks: int, dim: int) -> Int64[np.ndarray
 class Projection(Protocol):
     """Adds a block of one parameter's values to the projected rows."""
 
-    dim: int
+    @property
+    def dim(self) -> int:
+        """Length of a projected row."""
+        ...
 
     def block(self, n_rows: int) -> int:
         """Coordinates in one block of n_rows rows; a parameter is handed over in blocks that start at its multiples."""
 
-    def add_(self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]) -> None:
+    def add_(
+        self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]
+    ) -> None:
         """out += Π[:, coordinates offset … of parameter `name`] · values; `values` may be overwritten."""
 
 
@@ -80,7 +85,9 @@ class Sketch:
         size = _CPU_BLOCK_BYTES if self.device.type == "cpu" else _GPU_BLOCK_BYTES
         return self.dim * max(1, size // (4 * self.dim * n_rows))
 
-    def add_(self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]) -> None:
+    def add_(
+        self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]
+    ) -> None:
         """See `Projection.add_`; offset is a multiple of dim."""
         n = values.shape[1]
         first, n_chunks = offset // self.dim, -(-n // self.dim)
@@ -138,7 +145,9 @@ class Rademacher:
         """Coordinates whose rows of signs fit the block."""
         return max(1, _RADEMACHER_BLOCK_BYTES // (4 * self.dim))
 
-    def add_(self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]) -> None:
+    def add_(
+        self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]
+    ) -> None:
         """See `Projection.add_`."""
         n = values.shape[1]
         matrix = torch.from_numpy(signs(self.seed, name, offset * self.dim, n * self.dim)).to(self.device)
@@ -156,7 +165,9 @@ class Identity:
         """All at once: there is nothing to stream."""
         return self.dim
 
-    def add_(self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]) -> None:
+    def add_(
+        self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]
+    ) -> None:
         """See `Projection.add_`."""
         start = self.start[name] + offset
         out[:, start : start + values.shape[1]].add_(values)

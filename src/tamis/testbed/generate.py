@@ -79,7 +79,8 @@ def make_target(skill: str, split: Literal["dev", "test"], n: int, seed: int = 0
         raise InputError(f"expected a skill of the testbed ({', '.join(SKILLS)}), found {skill!r}; name one of these")
     rows = islice(_target_questions(skill, seed), ("dev", "test").index(split), 2 * n, 2)
     return [
-        {"id": f"{skill}-{split}-{i}", "source": "testbed", **_row(question, "right")} for i, question in enumerate(rows)
+        {"id": f"{skill}-{split}-{i}", "source": "testbed", **_row(question, "right")}
+        for i, question in enumerate(rows)
     ]
 
 

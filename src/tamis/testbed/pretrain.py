@@ -1,8 +1,8 @@
 """Pretrains the testbed's model from scratch: `python -m tamis.testbed.pretrain --out DIR`.
 
-The text is of the same small world as the pool, in another form: plain sentences on the words of all topics, and notes of
-skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has learnt to do what the
-skills ask, partly, yet has never seen a conversation: it knows neither the requests nor how an answer looks.
+The text is of the same small world as the pool, in another form: plain sentences on the words of all topics, and notes
+of skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has learnt to do what
+the skills ask, partly, yet has never seen a conversation: it knows neither the requests nor how an answer looks.
 
 Seeded: the same versions on the same processor give the same model. Not covered: the same bytes on every processor.
 """
@@ -98,7 +98,7 @@ def main() -> None:
     """Train the tokenizer, then the model, and save both."""
     parser = argparse.ArgumentParser(description="Pretrain the testbed's model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -125,7 +125,7 @@ def main() -> None:
         lambda step: min((step + 1) / warmup, 0.02 + 0.98 * math.cos(math.pi / 2 * step / arguments.steps) ** 2),
     )
     start = time.monotonic()
-    for step, batch in enumerate(batches(tokenizer, random.Random(arguments.seed + 1), 32, 128), 1):
+    for step, batch in enumerate(batches(tokenizer, random.Random(arguments.seed + 1), 16, 128), 1):
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -133,7 +133,8 @@ def main() -> None:
         schedule.step()
         optimizer.zero_grad()
         if step % 100 == 0:
-            print(f"step {step} of {arguments.steps}: loss {loss.item():.3f}, {time.monotonic() - start:.0f} s", flush=True)
+            seconds = time.monotonic() - start
+            print(f"step {step} of {arguments.steps}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
         if step == arguments.steps:
             break
     model.save_pretrained(arguments.out)

@@ -1,7 +1,8 @@
 """The skills of the testbed: what is done to a list of words, and the many ways to ask for it.
 
 A skill is the deed, not its wording: each is asked for in several ways made of the same few everyday words, and a
-target asks in ways of its own. No word of a target's request belongs to its own skill alone (the tests hold this).
+target asks in ways of its own. Every word of a target's request is used in the pool at least as often by some other
+skill (the tests hold this for all skills).
 """
 
 from collections.abc import Callable, Sequence
