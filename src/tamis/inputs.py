@@ -55,8 +55,8 @@ class Inputs:
 
     @cached_property
     def target(self) -> Pool:
-        """The few examples that show the capability."""
-        return self._read("target", self._config.data.target, None, False)
+        """The few examples that show the capability; each counts as often as it is given."""
+        return self._read("target", self._config.data.target, None, True)
 
     def _read(self, what: str, paths: Sequence[str], limit: int | None, keep_duplicates: bool) -> Pool:
         if not paths:

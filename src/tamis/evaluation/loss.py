@@ -13,7 +13,7 @@ from tamis.model.batch import collate, example_losses, token_batches
 
 @torch.no_grad()
 def losses(model: nn.Module, encoded: Sequence[Encoded], batch_tokens: int = 4096) -> Float32[np.ndarray, " example"]:
-    """Mean cross-entropy (nats a token) of each example's supervised tokens, in order; leaves the model in eval mode."""
+    """Mean cross-entropy (nats a token) of each example's supervised tokens; the model is left in eval mode."""
     model.eval()
     device = next(model.parameters()).device
     out = np.zeros(len(encoded), dtype=np.float32)

@@ -145,10 +145,10 @@ def _summary(out: Path, skill: str, lines: Sequence[Line], pool_share: float, se
     less, rivals = by_name["less"], by_name["random"]
     below = sum(mine < theirs for mine, theirs in zip(less.test_losses, rivals.test_losses, strict=True))
     facts = [
-        f"The wanted skill is {skill!r}, one of {len(SKILLS)}; {pool_share:.1%} of the pool show it rightly. 16 examples "
-        "of it, on topics and in words that the pool does not have, are the target; every method picks 5% of the pool.",
-        f"LESS, which asks the model's own gradients, takes the skill at {less.n_wanted / less.n_rows / pool_share:.1f} "
-        f"times its share; its test loss is below random's for {below} of {len(SEEDS)} seeds.",
+        f"The wanted skill is {skill!r}, one of {len(SKILLS)}; {pool_share:.1%} of the pool show it rightly. The target "
+        "is 16 examples of it, on topics and in words that the pool does not have; every method picks 5% of the pool.",
+        "LESS, which asks the model's own gradients, takes the skill at "
+        f"{less.n_wanted / less.n_rows / pool_share:.1f} times its share; its test loss is below random's for {below} of {len(SEEDS)} seeds.",
     ]
     cells = [line.cells(pool_share) for line in lines]
     with writing_folder(out / "report") as folder:
@@ -158,7 +158,7 @@ def _summary(out: Path, skill: str, lines: Sequence[Line], pool_share: float, se
             "skill": skill,
             "pool_share": pool_share,
             "seconds": seconds,
-            "lines": [_plain(line) for line in lines],
+            "lines": [asdict(x) for x in lines],
         }
         (folder / "manifest.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     widths = [max(len(row[i]) for row in (HEADER, *cells)) for i in range(len(HEADER))]
