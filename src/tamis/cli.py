@@ -241,12 +241,13 @@ def _guard(action: Callable[[], None]) -> None:
         raise typer.Exit(2) from error
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version
 
         typer.echo(f"tamis {version('tamis')}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
