@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
 from tamis.config import Config
 from tamis.data.example import Example
-from tamis.data.selection import Selection, writing_folder
+from tamis.data.selection import Selection, check_free, writing_folder
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
 from tamis.errors import InputError
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """How a run tells what it does: the command line draws bars, a library call stays silent."""
 
@@ -246,6 +247,8 @@ class Pipeline:
     def pick(self) -> Selection:
         """The selection: the selector's complete or asked-for ranking, cut to the budget."""
         budget = parse_budget(self.config.pick.budget)
+        if self.config.out is not None:
+            check_free(Path(self.config.out))  # hours of work come before the writing
         scored = None if self.method.representation is None else self.score()
         pool = list(self.inputs.pool) if scored is None else list(scored.pool)
         n_examples = budget.n_examples(len(pool))

@@ -1,13 +1,14 @@
 """Where shards are computed: in this process (`local`); a Ray cluster comes beside it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs one worker function over many tasks."""
 

@@ -225,7 +225,7 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
                 f"activation checkpointing would switch on {rates[0]} of {type(layer).__name__}: "
                 "set warmup.activation_checkpointing=false"
             )
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     model.eval()
     for layer in layers:
         layer.training = True

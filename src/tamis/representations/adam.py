@@ -34,8 +34,6 @@ class Direction:
     """Step direction of one checkpoint. `sgd` and `sign` need no moments."""
 
     def __init__(self, form: Form, moments: Moments | None = None) -> None:
-        if form not in ("torch", "less", "sgd", "sign"):
-            raise ValueError(f"adam form must be torch, less, sgd or sign, got {form!r}")
         self.form = form
         self._folded: _Folded | None = None
         if form in ("sgd", "sign"):

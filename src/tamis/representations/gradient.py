@@ -13,7 +13,7 @@ named in an error before any work starts.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class GradientFeatures:
         self._seen: list[str] = []
         self._open = ExitStack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "GradientFeatures":
         parameters = [layer.weight for layer in self._layers.values()]
         device = parameters[0].device
         for parameter in parameters:

@@ -12,7 +12,7 @@ block and hand it over while it is still in the cache.
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ def rotations(seed: int, name: str, n_chunks: int, dim: int) -> Int64[np.ndarray
     return (words % np.uint64(dim)).astype(np.int64)
 
 
+@runtime_checkable
 class Projection(Protocol):
     """Adds a block of one parameter's values to the projected rows."""
 
@@ -178,18 +179,14 @@ def projection(kind: Kind, dim: int, seed: int, sizes: dict[str, int], device: t
 
     `none` ignores dim: its rows are as long as all the parameters together.
     """
-    if kind == "sketch":
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        sign = {name: torch.from_numpy(signs(seed, name, 0, size)).to(device) for name, size in sizes.items()}
-        turns = {name: rotations(seed, name, -(-size // dim), dim) for name, size in sizes.items()}
-        return Sketch(dim, device, sign, turns)
-    if kind == "rademacher":
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        return Rademacher(dim, device, seed)
     if kind == "none":
         names = sorted(sizes)
         ends = np.cumsum([sizes[name] for name in names]).tolist()
         return Identity(ends[-1], dict(zip(names, [0, *ends[:-1]], strict=True)))
-    raise ValueError(f"projection must be sketch, rademacher or none, got {kind!r}")
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, got {dim}")
+    if kind == "rademacher":
+        return Rademacher(dim, device, seed)
+    sign = {name: torch.from_numpy(signs(seed, name, 0, size)).to(device) for name, size in sizes.items()}
+    turns = {name: rotations(seed, name, -(-size // dim), dim) for name, size in sizes.items()}
+    return Sketch(dim, device, sign, turns)
