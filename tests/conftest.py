@@ -13,6 +13,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads fight those of other test workers
 install_import_hook("tamis", "beartype.beartype")
 
 
@@ -144,7 +145,7 @@ def settings(tiny_model: Path, pool_file: Path, target_file: Path) -> dict[str, 
         "warmup.lora_alpha": 8,
         "represent.dim": 64,
         "represent.shard_rows": 8,
-        "represent.batch_tokens": 256,
+        "represent.batch_tokens": 96,
         "pick.budget": "6",
     }
 

@@ -123,8 +123,8 @@ class Config(_Stage):
     def to_yaml(self) -> str:
         """The settings as YAML that replays the run from any working directory: local paths are made absolute."""
         tree = self.model_dump()
-        tree["data"]["pool"] = [str(Path(path).absolute()) for path in self.data.pool]
-        tree["data"]["target"] = [str(Path(path).absolute()) for path in self.data.target]
+        tree["data"]["pool"] = [str(Path(path).expanduser().absolute()) for path in self.data.pool]
+        tree["data"]["target"] = [str(Path(path).expanduser().absolute()) for path in self.data.target]
         for group, key in (("model", "name"), ("model", "template"), ("warmup", "checkpoints")):
             if tree[group][key] is not None and Path(tree[group][key]).exists():
                 tree[group][key] = str(Path(tree[group][key]).absolute())

@@ -15,7 +15,7 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a workspace (default .tamis) or a feature store")
     stores = sorted(path.parent for path in folder.rglob("recipe.json"))
-    checkpoints = sorted(path.parent for path in folder.rglob("checkpoint.json") if "trainer" not in path.parts)
+    checkpoints = sorted(path.parent for path in folder.rglob("checkpoint.json") if path.parent.suffix != ".tmp")
     matrices = sorted(path for path in folder.rglob("*.npy") if path.parent.name == "similarity")
     if not (stores or checkpoints or matrices):
         raise InputError(f"{folder}: nothing here that tamis keeps (no recipe.json, checkpoint.json or similarity)")

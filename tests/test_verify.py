@@ -1,0 +1,76 @@
+"""`verify`: whole things are counted, damaged ones named; shards are set aside and recomputed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tamis.config import load_config
+from tamis.errors import InputError
+from tamis.pipeline import select
+from tamis.verify import verify_folder
+
+N_WHOLE = 2 * 1 + 2 * 3 + 2 + 1  # shards of the target and of the pool, checkpoints, similarity
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 8
+    path.write_bytes(data)
+
+
+def test_a_whole_workspace(workspace: Path) -> None:
+    assert verify_folder(workspace) == (N_WHOLE, [])
+    assert verify_folder(workspace / "checkpoints") == (2, [])
+
+
+def test_a_damaged_shard_is_set_aside_and_computed_again(
+    workspace: Path, settings: dict[str, Any], recorder: Any, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = contents(workspace)
+    shard = max(workspace.glob("features/*/*.safetensors"), key=lambda path: path.stat().st_size)
+    flip(shard)
+    n_whole, [(aside, reason)] = verify_folder(workspace)
+    assert (n_whole, aside) == (N_WHOLE - 1, shard.with_name(shard.name + ".damaged"))
+    assert "checksum" in reason
+    assert verify_folder(workspace) == (N_WHOLE - 1, [])
+    told = recorder()
+    select(load_config(None, {**settings, "workspace": str(workspace)}), told)
+    assert sorted(told.n_todo.values()) == [0, 0, 0, 8]
+    aside.unlink()
+    assert contents(workspace) == before
+
+
+@pytest.mark.parametrize("name", ["adam.safetensors", "adapter_model.safetensors", "checkpoint.json"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(workspace: Path, name: str) -> None:
+    [path] = workspace.glob(f"checkpoints/*/epoch-2/{name}")
+    flip(path)
+    n_whole, [(folder, reason)] = verify_folder(workspace)
+    assert (n_whole, folder) == (N_WHOLE - 1, path.parent)
+    assert "remove" in reason
+    assert "run `tamis warmup` again" in reason
+
+
+def test_a_similarity_of_another_shape_is_named(workspace: Path) -> None:
+    [path] = workspace.glob("similarity/*.npy")
+    path.write_bytes(path.read_bytes()[:-8])
+    assert [damaged for damaged, _ in verify_folder(workspace)[1]] == [path]
+
+
+def test_what_a_killed_warm_up_left_is_no_checkpoint(workspace: Path) -> None:
+    [epoch] = workspace.glob("checkpoints/*/epoch-2")
+    epoch.rename(epoch.with_name(".epoch-2.123.tmp"))
+    assert verify_folder(workspace) == (N_WHOLE - 1, [])
+
+
+def test_the_name_of_a_folder_above_does_not_matter(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    assert verify_folder(workspace.rename(tmp_path / "trainer" / "ws")) == (N_WHOLE, [])
+
+
+def test_folders_that_hold_nothing_of_tamis_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder; give a workspace"):
+        verify_folder(tmp_path / "none")
+    with pytest.raises(InputError, match="nothing here that tamis keeps"):
+        verify_folder(tmp_path)
