@@ -65,17 +65,17 @@ class WarmupConfig(_Stage):
     lora_targets: str | list[str] = Field("attention", description="attention, all-linear, or module names")
     activation_checkpointing: bool = Field(False, description="less memory, a third more time; for features too")
 
-    @field_validator("share")
+    @field_validator("share", mode="before")
     @classmethod
-    def _share(cls, value: str) -> str:
-        number = value.removesuffix("%")
+    def _share(cls, value: Any) -> str:
+        number = str(value).removesuffix("%")
         try:
-            good = value.endswith("%") and 0 < float(number) <= 100
+            good = str(value).endswith("%") and 0 < float(number) <= 100
         except ValueError:
             good = False
         if not good:
             raise ValueError(f"expected a percentage such as 5%, got {value!r}")
-        return value
+        return str(value)
 
 
 class RepresentConfig(_Stage):
@@ -105,7 +105,7 @@ class PickConfig(_Stage):
     @field_validator("budget", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class Config(_Stage):
@@ -197,8 +197,8 @@ def _explain(error: ValidationError, where: str) -> str:
         near = difflib.get_close_matches(place, known, n=1, cutoff=0.5)
         near = near or [key for key in known if key.endswith("." + place.rsplit(".", 1)[-1])][:1]
         return f"{where}: unknown setting {place!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {place}: {message} (got {first['input']!r})"
+    message, got = first["msg"].removeprefix("Value error, "), repr(first["input"])
+    return f"{where}: {place}: {message}" + ("" if got in message else f" (got {got})")
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[str]:
