@@ -152,7 +152,7 @@ _stage("select", _select, "Pick from a pool what serves a target: warm up, repre
 _stage("warmup", _warm_up, "Train the LoRA checkpoints that gradient features are taken at.")
 _stage("represent", _represent, "Compute the features of the pool (and the target, if given) that the workspace lacks.")
 _stage("score", _score, "Compute the similarity of target and pool.")
-_stage("pick", _select, "Pick and write; with --similarity from a matrix of your own.")
+_stage("pick", _select, "Pick from what the workspace holds, and write; what it lacks is computed first.")
 
 
 @app.command()
@@ -188,7 +188,7 @@ def inspect(
             if isinstance(encoded, str):
                 console.print(example_text(example), encoded)
             else:
-                console.print(token_text(example, encoded, inputs.tokenizer))
+                console.print(token_text(example, encoded, inputs.tokenizer, colour=console.is_terminal))
 
     _guard(show)
 

@@ -158,8 +158,6 @@ def train(
         save_checkpoint(folder / f"epoch-{epoch}", model, optimizer, mean_learning_rate=rate, base_digest=base_digest)
 
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    if settings.activation_checkpointing:
-        model.enable_input_require_grads()  # type: ignore[operator]
     trainer = _Trainer(
         model=model,
         args=_arguments(settings, scratch, len(encoded), device, save=base_digest is not None),

@@ -28,12 +28,12 @@ def heading(example: Example) -> Text:
     return Text(" · ".join(facts) + "\n", "bold")
 
 
-def token_text(example: Example, encoded: Encoded, tokenizer: Any) -> Text:
-    """An example's tokens, one after the other; those the loss counts on green, special ones by name."""
+def token_text(example: Example, encoded: Encoded, tokenizer: Any, *, colour: bool) -> Text:
+    """An example's tokens, one after the other; those the loss counts on green, or in ⟦ ⟧ where there is no colour."""
     text = heading(example)
     for supervised, ids in _runs(encoded):
         shown = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        text.append(shown, SUPERVISED if supervised else CONTEXT)
+        text.append(f"⟦{shown}⟧" if supervised and not colour else shown, SUPERVISED if supervised else CONTEXT)
     n = len(encoded.input_ids)
     text.append(f"\n{n} tokens, {encoded.n_supervised} supervised, {encoded.n_truncated} cut off\n", "italic")
     return text
