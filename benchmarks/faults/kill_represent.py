@@ -83,8 +83,8 @@ def main() -> None:
         kept = all(now.get(name) == found for name, found in before.items())
         temporary = len(list(killed.rglob("features/*/.*")))
         print(
-            f"kill {kill} after {wait:.0f} s: {len(now)} of {len(expected)} shards whole, {len(now) - len(before)} new, "
-            f"{temporary} unfinished file(s), earlier shards untouched: {kept}"
+            f"kill {kill} after {wait:.0f} s: {len(now)} of {len(expected)} shards whole, "
+            f"{len(now) - len(before)} new, {temporary} unfinished file(s), earlier shards untouched: {kept}"
         )
         before = now
     output, _ = run("represent", *common, "--workspace", str(killed))
