@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Float32
 
 from tamis.config import Config
@@ -125,7 +126,9 @@ class Pipeline:
             f"warm-up: {len(rows):,} examples, {warmup.epochs} epochs" + (f", {len(done)} done before" if done else "")
         )
         n_tokens = warmup.epochs * sum(len(encoded.input_ids) for _, encoded in rows)
-        with self._stage("warm up", n_tokens) as advance:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
+        with FileLock(folder / "lock"), self._stage("warm up", n_tokens) as advance:
             model = add_lora(load_base(inputs.source), lora, self.config.seed)
             return train(model, [e for _, e in rows], settings, folder, base_digest=inputs.base_digest, advance=advance)
 
