@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tamis.errors import InputError
 from tamis.methods import SELECTORS, parse_method
@@ -76,6 +76,15 @@ class WarmupConfig(_Stage):
         if not good:
             raise ValueError(f"expected a percentage such as 5%, got {value!r}")
         return str(value)
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> "WarmupConfig":
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"expected a batch_size that is a multiple of micro_batch_size, got {self.batch_size} "
+                f"and {self.micro_batch_size}"
+            )
+        return self
 
 
 class RepresentConfig(_Stage):
@@ -197,8 +206,9 @@ def _explain(error: ValidationError, where: str) -> str:
         near = difflib.get_close_matches(place, known, n=1, cutoff=0.5)
         near = near or [key for key in known if key.endswith("." + place.rsplit(".", 1)[-1])][:1]
         return f"{where}: unknown setting {place!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    message, got = first["msg"].removeprefix("Value error, "), repr(first["input"])
-    return f"{where}: {place}: {message}" + ("" if got in message else f" (got {got})")
+    if first["type"] == "value_error":  # a message of our own, which names what was found
+        return f"{where}: {place}: {first['ctx']['error']}"
+    return f"{where}: {place}: {first['msg']} (got {first['input']!r})"
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[str]:
