@@ -326,6 +326,14 @@ def test_a_target_without_a_usable_row_is_refused(run: Callable[..., Pipeline], 
         run(data__target=str(target)).pick()
 
 
+def test_a_warm_up_that_would_learn_nothing_is_refused(run: Callable[..., Pipeline]) -> None:
+    one_step = {"warmup__epochs": 1, "warmup__batch_size": 32}
+    with pytest.raises(InputError, match=r"on 10 rows has one step, whose learning rate is 0.*warmup.epochs=2, or"):
+        run(**one_step).warm_up()
+    [checkpoint] = run(**one_step, warmup__warmup_ratio=0).warm_up()
+    assert checkpoint.mean_learning_rate == 0.01
+
+
 def test_a_folder_with_other_files_is_refused_before_any_work(
     run: Callable[..., Pipeline], recorder: Any, tmp_path: Path
 ) -> None:

@@ -103,6 +103,11 @@ class Pipeline:
             inputs.check_base(checkpoints[0].base_digest, warmup.checkpoints)
             return checkpoints
         rows = inputs.warmup_rows()
+        if warmup.warmup_ratio and warmup.epochs == 1 and len(rows) <= warmup.batch_size:
+            raise InputError(
+                f"the warm-up on {len(rows)} rows has one step, whose learning rate is 0 because it is the first: "
+                "set warmup.epochs=2, or warmup.warmup_ratio=0"
+            )
         settings = TrainSettings(
             epochs=warmup.epochs,
             learning_rate=warmup.learning_rate,
