@@ -138,7 +138,7 @@ def train(
     base_digest: str | None = None,
     advance: Advance = lambda _: None,
 ) -> list[Checkpoint]:
-    """Train a model's trainable parameters in place.
+    """Train a model's trainable parameters in place, by AdamW with gradients clipped to norm 1 (Trainer's default).
 
     With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch, and an interrupted training goes on from its
     last one, to the same result on the same hardware; without: nothing is kept, and the list is empty. `advance` gets

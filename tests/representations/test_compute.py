@@ -1,0 +1,165 @@
+"""Filling a store: which rows it gets, which it skips and why."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tamis.data.chat import Encoded
+from tamis.model.batch import collate, example_losses
+from tamis.model.checkpoint import Checkpoint, read_checkpoint
+from tamis.model.load import ModelSource, attach_adapter, load_base, trainable
+from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
+from tamis.store import FeatureStore
+
+NAN_TOKEN = 200
+IDS = tuple(f"{number:032x}" for number in range(6))
+
+
+@pytest.fixture
+def checkpoint(workspace: Path) -> Checkpoint:
+    return read_checkpoint(next(workspace.glob("checkpoints/*/epoch-2")))
+
+
+@pytest.fixture
+def recipe(checkpoint: Checkpoint, tiny_model: Path) -> GradientRecipe:
+    return GradientRecipe(
+        source=ModelSource(str(tiny_model)),
+        checkpoint=checkpoint,
+        form="sgd",
+        kind="none",
+        dim=feature_dim("none", 0, checkpoint),
+        projection_seed=0,
+        template="t",
+        max_tokens=96,
+        dtype="float32",
+    )
+
+
+@pytest.fixture
+def rows() -> dict[str, Encoded | str]:
+    rng = np.random.default_rng(0)
+    return {
+        id_: Encoded(rng.integers(0, 150, n).astype(np.int32), np.arange(n) >= n // 2, 0)
+        for id_, n in zip(IDS, (9, 30, 14, 5, 22, 11), strict=True)
+    }
+
+
+@pytest.fixture
+def fill(tmp_path: Path) -> Callable[..., FeatureStore]:
+    """fill(recipe, rows, ...): a new store with one shard of these rows."""
+
+    def run(recipe: GradientRecipe, rows: dict[str, Encoded | str], *, batch_tokens: int = 4096, **more: Any) -> Any:
+        store = FeatureStore.open(tmp_path / f"store{len(list(tmp_path.iterdir()))}", recipe.to_dict())
+        more = {"activation_checkpointing": False, **more}
+        work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=batch_tokens, **more)
+        assert work(tuple(rows), lambda _: None) == len(rows)
+        assert store.held() == set(rows)
+        return store
+
+    return run
+
+
+def test_rows_are_the_unit_gradients_and_their_norms(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any]
+) -> None:
+    model = attach_adapter(load_base(recipe.source), recipe.checkpoint.folder)
+    parameters = trainable(model)
+    assert recipe.dim == sum(parameter.numel() for parameter in parameters.values())
+    store = fill(recipe, rows, batch_tokens=40)
+    for id_, row, norm in zip(IDS, store.rows(IDS), store.norms(IDS), strict=True):
+        loss = example_losses(model, collate([rows[id_]], torch.device("cpu")))[0]
+        gradient = dict(zip(parameters, torch.autograd.grad(loss, parameters.values()), strict=True))
+        expected = torch.cat([gradient[name].flatten() for name in sorted(gradient)]).numpy()
+        assert np.isclose(norm, np.linalg.norm(expected), rtol=1e-5)
+        assert np.allclose(row, expected / norm, atol=1e-3)
+    assert store.n_tokens(IDS).tolist() == [rows[id_].n_supervised for id_ in IDS]
+
+
+def test_activation_checkpointing_gives_the_same_rows(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any]
+) -> None:
+    plain, checkpointed = (fill(recipe, rows, activation_checkpointing=on).rows(IDS) for on in (False, True))
+    assert np.allclose(plain, checkpointed, atol=1e-3)
+
+
+def test_what_has_no_gradient_is_skipped_with_the_reason_and_hurts_no_neighbour(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    weights["model.embed_tokens.weight"][NAN_TOKEN] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    expected = fill(recipe, rows).rows(IDS)
+    rows[IDS[1]] = "the chat template refuses this conversation"
+    rows[IDS[2]] = Encoded(rows[IDS[2]].input_ids, np.zeros(14, bool), 3)
+    rows[IDS[4]].input_ids[3] = NAN_TOKEN
+    store = fill(replace(recipe, source=ModelSource(str(broken))), rows)
+    assert store.skipped() == {
+        IDS[1]: "the chat template refuses this conversation",
+        IDS[2]: "no completion token within 96 tokens",
+        IDS[4]: "the loss or its gradient is not finite",
+    }
+    kept = [0, 3, 5]
+    assert np.allclose(store.rows([IDS[k] for k in kept]), expected[kept], atol=1e-3)
+
+
+def test_a_zero_gradient_is_skipped(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any]
+) -> None:
+    path = recipe.checkpoint.folder / "adapter_model.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path)
+    assert fill(recipe, rows).skipped() == dict.fromkeys(IDS, "the gradient is zero")
+
+
+def test_a_shard_without_one_usable_row_is_written(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any]
+) -> None:
+    store = fill(recipe, dict.fromkeys(rows, "no"))
+    assert store.skipped() == dict.fromkeys(IDS, "no")
+    assert store.verify() == []
+
+
+def test_a_shard_that_another_writer_made_is_left_alone(
+    recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path
+) -> None:
+    store = FeatureStore.open(tmp_path / "store", recipe.to_dict())
+    work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=50, activation_checkpointing=False)
+    computed: list[int] = []
+    found: list[int] = []
+    assert work(IDS, computed.append) == len(IDS)
+    [path] = store.folder.glob("*.safetensors")
+    before = path.stat().st_mtime_ns
+    assert work(IDS, found.append) == 0
+    assert path.stat().st_mtime_ns == before
+    assert sum(found) == sum(computed) == sum(len(e.input_ids) for e in rows.values())
+
+
+def test_everything_a_row_depends_on_is_in_its_recipe(recipe: GradientRecipe) -> None:
+    sketch = replace(recipe, kind="sketch", dim=64)
+    changed = [
+        recipe,
+        sketch,
+        replace(sketch, kind="rademacher"),
+        replace(sketch, dim=65),
+        replace(sketch, projection_seed=1),
+        replace(sketch, form="torch"),
+        replace(sketch, template="u"),
+        replace(sketch, max_tokens=97),
+        replace(sketch, dtype="bfloat16"),
+        replace(sketch, checkpoint=replace(recipe.checkpoint, fingerprint="0")),
+        replace(sketch, checkpoint=replace(recipe.checkpoint, base_digest="0")),
+    ]
+    assert len({str(one.to_dict()) for one in changed}) == len(changed)
+    same = [  # where things are, and what only other projections read
+        replace(recipe, projection_seed=1),
+        replace(recipe, checkpoint=replace(recipe.checkpoint, folder=Path("/elsewhere"))),
+        replace(recipe, source=ModelSource("/elsewhere", device="cpu")),
+    ]
+    assert all(one.to_dict() == recipe.to_dict() for one in same)
