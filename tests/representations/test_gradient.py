@@ -110,7 +110,8 @@ def test_independent_of_padding_batch_composition_and_order(warm):
         together = gradient_rows(extractor, warm.examples, [list(range(8))], CPU, lambda _: None)
         alone = gradient_rows(extractor, warm.examples, [[i] for i in range(8)], CPU, lambda _: None)
         order = [5, 2, 7, 0, 3, 6, 1, 4]
-        shuffled = gradient_rows(extractor, [warm.examples[i] for i in order], [[0, 3, 5], [1, 2], [4, 6, 7]], CPU, print)
+        examples, batches = [warm.examples[i] for i in order], [[0, 3, 5], [1, 2], [4, 6, 7]]
+        shuffled = gradient_rows(extractor, examples, batches, CPU, lambda _: None)
         again = gradient_rows(extractor, warm.examples, [list(range(8))], CPU, lambda _: None)
     scale = np.abs(together).max()
     np.testing.assert_allclose(alone, together, atol=2e-4 * scale)
@@ -202,7 +203,8 @@ def test_a_layer_that_regroups_tokens_is_named(monkeypatch):
 def test_moments_of_other_parameters_are_refused(warm):
     model = add_lora(tiny_llama(), LoraSettings(4, 8, 0.0, ["q_proj"]), 0)
     with pytest.raises(ModelError, match="moments and trainable parameters differ, first in"):
-        GradientFeatures(model, Direction("torch", load_moments(warm.checkpoint, CPU)), projection("none", 0, 0, {"x": 1}, CPU))
+        direction = Direction("torch", load_moments(warm.checkpoint, CPU))
+        GradientFeatures(model, direction, projection("none", 0, 0, {"x": 1}, CPU))
 
 
 def test_unit_rows_and_their_norms():
