@@ -29,6 +29,12 @@ def test_help_of_every_command(cli: Cli, name: str) -> None:
     assert f"Usage: tamis {name} " in cli(name, "--help").stdout
 
 
+def test_help_names_the_defaults(cli: Cli) -> None:
+    shown = " ".join(cli("select", "--help").stdout.replace("│", " ").split())
+    for default in ("less", "5%", ".tamis", "0", "auto"):
+        assert f"(default: {default})" in shown
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").stdout == "tamis 0.1.0\n"
 

@@ -26,16 +26,18 @@ TargetFiles = Annotated[
     list[str] | None, typer.Option("--target", help="files of the examples that show the capability")
 ]
 ModelName = Annotated[str | None, typer.Option("--model", help="model folder or hub name")]
-MethodName = Annotated[str | None, typer.Option("--method", help="less, bm25, random, less+round_robin, …  [less]")]
-BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok  [5%]")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", help="less, bm25, random, less+round_robin, … (default: less)")
+]
+BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok (default: 5%)")]
 Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to")]
-Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features  [.tamis]")]
+Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features (default: .tamis)")]
 Checkpoints = Annotated[
     str | None, typer.Option("--checkpoints", help="a finished warm-up to use instead of a new one")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="only the first rows of the pool")]
-Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks  [0]")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N  [auto]")]
+Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks (default: 0)")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N (default: auto)")]
 Template = Annotated[
     str | None, typer.Option("--template", help="'plain' or a jinja file, instead of the tokenizer's own")
 ]
