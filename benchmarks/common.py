@@ -1,0 +1,109 @@
+"""What every benchmark shares: settings, interleaved timing, the facts of the machine, the report."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """quick: tiny sizes, to see that everything runs. model: a folder, where the random model is not wanted."""
+
+    device: torch.device
+    threads: int
+    rounds: int
+    batch_tokens: int
+    quick: bool
+    model: str | None
+    scratch: Path  # on the disk that the store benchmark is to measure
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows of one shape; the table shows their case and numbers, the JSON file their lists too."""
+
+    title: str
+    target: str
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the things compared; `within` is entered before each run, outside the timing."""
+
+    run: Callable[[], object]
+    within: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
+@dataclass(slots=True)
+class Measured:
+    """Seconds of each round, and on a GPU the most memory that a run took beyond what was held before it."""
+
+    seconds: list[float] = field(default_factory=list)
+    extra_gib: float | None = None
+
+
+def measure(sides: Mapping[str, Side], settings: Settings) -> dict[str, Measured]:
+    """Run the sides in turn, forwards and backwards, so that neither drift nor order favours one; round 0 warms up."""
+    measured = {name: Measured() for name in sides}
+    for turn in range(settings.rounds + 1):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            with sides[name].within:
+                seconds, extra_gib = _once(sides[name].run, settings.device)
+            if turn:
+                measured[name].seconds.append(seconds)
+                measured[name].extra_gib = extra_gib
+    return measured
+
+
+def _once(run: Callable[[], object], device: torch.device) -> tuple[float, float | None]:
+    on_gpu, held = device.type == "cuda", 0
+    if on_gpu:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+    start = time.perf_counter()
+    run()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    return seconds, (torch.cuda.max_memory_allocated(device) - held) / GIB if on_gpu else None
+
+
+def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    """Of the quickest times, and the median over the rounds."""
+    return {
+        "ratio (min)": min(numerator) / min(denominator),
+        "ratio (median)": median(a / b for a, b in zip(numerator, denominator, strict=True)),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers depend on."""
+    on_gpu = device.type == "cuda"
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
