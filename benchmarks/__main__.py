@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     settings = Settings(
         device=resolve_device(given.device),
-        threads=given.threads,
         rounds=1 if given.quick else given.rounds,
         batch_tokens=given.batch_tokens,
         quick=given.quick,

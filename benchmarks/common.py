@@ -20,7 +20,6 @@ class Settings:
     """quick: tiny sizes, to see that everything runs. model: a folder, where the random model is not wanted."""
 
     device: torch.device
-    threads: int
     rounds: int
     batch_tokens: int
     quick: bool
