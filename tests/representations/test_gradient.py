@@ -202,8 +202,8 @@ def test_a_layer_that_regroups_tokens_is_named(monkeypatch):
 
 def test_moments_of_other_parameters_are_refused(warm):
     model = add_lora(tiny_llama(), LoraSettings(4, 8, 0.0, ["q_proj"]), 0)
+    direction = Direction("torch", load_moments(warm.checkpoint, CPU))
     with pytest.raises(ModelError, match="moments and trainable parameters differ, first in"):
-        direction = Direction("torch", load_moments(warm.checkpoint, CPU))
         GradientFeatures(model, direction, projection("none", 0, 0, {"x": 1}, CPU))
 
 
