@@ -90,11 +90,13 @@ def writing_folder(folder: Path) -> Iterator[Path]:
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only selection there is
 
 
 def check_free(folder: Path) -> None:
     """InputError unless a selection may be written as this folder."""
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(f"{folder}: a selection replaces its folder, and this one is in use; choose another --out")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder to write to, found a file; choose another --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
