@@ -1,8 +1,8 @@
 """Pretrains the testbed's model from scratch: `python -m tamis.testbed.pretrain --out DIR`.
 
 The text is of the same small world as the pool, in another form: plain sentences on the words of all topics, and notes
-of skills at work ("reverse: fox wolf bear = bear / wolf / fox"), some without the skill's name and one in ten wrong. So
-the model can do what the skills ask, yet has never seen a conversation: it cannot tell which request asks for what.
+of skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has learnt to do what
+the skills ask, partly, yet has never seen a conversation: it knows neither the requests nor how an answer looks.
 
 Seeded: the same versions on the same processor give the same model. Not covered: the same bytes on every processor.
 """
@@ -29,14 +29,11 @@ ALL_WORDS = [word for words in ALL_TOPICS.values() for word in words]
 
 
 def note(rng: random.Random) -> str:
-    """One skill at work on words of any topics, with or without its name; one in ten is wrong."""
+    """One skill at work on words of any topics, in a form that no conversation has; one in ten is wrong."""
     skill, other = rng.choice(list(SKILLS)), rng.choice(list(SKILLS))
     words = rng.sample(ALL_WORDS, rng.randint(3, 5))
     answer = SKILLS[other if rng.random() < 0.1 else skill].answer(words)
-    listed = rng.choice((", ", " ", " / ")).join(words)
-    answer = answer.replace(", ", rng.choice((", ", " ", " / ")))
-    name = f"{skill}: " if rng.random() < 0.6 else ""
-    return f"{name}{listed}{rng.choice((' = ', ' > ', '; '))}{answer}"
+    return f"{skill}: {' '.join(words)} = {answer.replace(',', '')}"
 
 
 def sentence(rng: random.Random) -> str:
