@@ -1,8 +1,8 @@
 """Pretrains the testbed's model from scratch: `python -m tamis.testbed.pretrain --out DIR`.
 
 The text is of the same small world as the pool, in another form: plain sentences on the words of all topics, and notes
-of skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has learnt to do what
-the skills ask, partly, yet has never seen a conversation: it knows neither the requests nor how an answer looks.
+of skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has partly learnt to
+do what the skills ask, yet has never seen a conversation: it knows neither the requests nor how an answer looks.
 
 Seeded: the same versions on the same processor give the same model. Not covered: the same bytes on every processor.
 """
@@ -76,7 +76,7 @@ def train_tokenizer(rng: random.Random, vocab_size: int) -> PreTrainedTokenizerF
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(text, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, model_max_length=256
     )
 
