@@ -94,6 +94,7 @@ class Pipeline:
         """Checkpoints of a LoRA warm-up on a seeded share of the pool, trained where the workspace lacks them."""
         from tamis.model.load import LoraSettings, add_lora, load_base
         from tamis.model.train import TrainSettings, finished_checkpoints, train
+        from tamis.representations.gradient import check_layers
 
         warmup, inputs = self.config.warmup, self.inputs
         if warmup.checkpoints is not None:
@@ -135,6 +136,7 @@ class Pipeline:
         # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
         with FileLock(folder / "lock"), self._stage("warm up", n_tokens) as advance:
             model = add_lora(load_base(inputs.source), lora, self.config.seed)
+            check_layers(model)
             return train(model, [e for _, e in rows], settings, folder, base_digest=inputs.base_digest, advance=advance)
 
     # ---- represent -------------------------------------------------------------------------------------------------

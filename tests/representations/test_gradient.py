@@ -13,7 +13,7 @@ from tamis.model.batch import collate, token_batches
 from tamis.model.checkpoint import load_moments
 from tamis.model.load import LoraSettings, add_lora, attach_adapter, enable_activation_checkpointing, trainable
 from tamis.representations.adam import Direction
-from tamis.representations.gradient import GradientFeatures, gradient_rows, unit_rows
+from tamis.representations.gradient import GradientFeatures, check_layers, gradient_rows, unit_rows
 from tamis.representations.projection import projection
 
 from .conftest import Warm, tiny_llama
@@ -185,6 +185,8 @@ def test_a_layer_called_twice_is_named():
     extractor = GradientFeatures(model, Direction("sgd"), projection("none", 0, 0, sizes, CPU))
     with pytest.raises(ModelError, match=r"layers\.0.*ran 2 times"), extractor:
         pass
+    with pytest.raises(ModelError, match=r"layers\.0.*ran 2 times"):
+        check_layers(model)
     assert not any(module._forward_hooks for module in model.modules())
 
 

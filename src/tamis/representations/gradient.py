@@ -153,6 +153,24 @@ class GradientFeatures:
         return out
 
 
+class _Discard:
+    """A projection to nothing: for a check of the layers alone."""
+
+    dim = 1
+
+    def block(self, n_rows: int) -> int:
+        return 2**62
+
+    def add_(self, out: Tensor, name: str, offset: int, values: Tensor) -> None:
+        pass
+
+
+def check_layers(model: nn.Module) -> None:
+    """ModelError, naming the layer, unless per-example gradients of all trainable parameters can be formed."""
+    with GradientFeatures(model.eval(), Direction("sgd"), _Discard()):
+        pass
+
+
 def unit_rows(
     features: Float32[np.ndarray, "rows dim"],
 ) -> tuple[Float32[np.ndarray, "rows dim"], Float32[np.ndarray, " rows"]]:
