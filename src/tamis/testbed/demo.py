@@ -146,8 +146,8 @@ def _summary(out: Path, skill: str, lines: Sequence[Line], pool_share: float, se
     below = sum(mine < theirs for mine, theirs in zip(less.test_losses, rivals.test_losses, strict=True))
     facts = [
         f"The wanted skill is {skill!r}, one of {len(SKILLS)}; {pool_share:.1%} of the pool show it rightly. The "
-        "target is 16 examples of it, on topics and in words that the pool lacks. Every method picks 5% of the pool; every "
-        f"training takes {EPOCHS} epochs, so training on all takes 20 times the steps.",
+        "target is 16 examples of it, on topics and in words that the pool lacks. Every method picks 5% of the pool; "
+        f"every training takes {EPOCHS} epochs, so training on all takes 20 times the steps.",
         "LESS, which asks the model's own gradients, takes the skill at "
         f"{less.n_wanted / less.n_rows / pool_share:.1f} times its share; "
         f"its test loss is below random's for {below} of {len(SEEDS)} seeds.",

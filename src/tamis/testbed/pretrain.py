@@ -1,8 +1,9 @@
 """Pretrains the testbed's model from scratch: `python -m tamis.testbed.pretrain --out DIR`.
 
-The text is of the same small world as the pool, in another form: plain sentences on the words of all topics, and notes
-of skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has partly learnt to
-do what the skills ask, yet has never seen a conversation: it knows neither the requests nor how an answer looks.
+The text is of the same small world as the pool, in another form: plain sentences on the words of all topics, and
+notes of skills at work ("reverse: fox wolf bear = bear wolf fox", one in ten of them wrong). So the model has partly
+learnt to do what the skills ask, yet has never seen a conversation: it knows neither the requests nor how an answer
+looks.
 
 Seeded: the same versions on the same processor give the same model. Not covered: the same bytes on every processor.
 """
