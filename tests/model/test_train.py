@@ -102,7 +102,7 @@ def test_it_is_the_loop_by_hand_whatever_the_micro_batch(
     found, wanted = trainable(model), trainable(expected)
     difference = max(float((found[name] - wanted[name]).detach().abs().max()) for name in wanted)
     moved = max(float((wanted[name] - start).detach().abs().max()) for name, start in trainable(fresh()).items())
-    assert difference < 1e-6 < 1e-2 < moved
+    assert difference < 1e-5 < 1e-2 < moved  # Adam blows rounding up where gradients are small
     assert [checkpoint.step for checkpoint in checkpoints] == [3, 6]
     assert [c.mean_learning_rate for c in checkpoints] == pytest.approx([sum(RATES[:3]) / 3, sum(RATES[3:]) / 3])
     assert (checkpoints[0].betas, checkpoints[0].eps) == ((0.9, 0.999), 1e-8)
