@@ -278,7 +278,7 @@ class Pipeline:
                 n_tokens=[self.inputs.n_supervised(e) if self.config.model.name else None for e in examples],
                 manifest={
                     **self.inputs.manifest(),
-                    "tamis": version("tamis"),
+                    "versions": {name: version(name) for name in ("tamis", "numpy", "torch", "transformers", "peft")},
                     "method": self.method.name,
                     "budget": self.config.pick.budget,
                     "representation": self.method.representation,

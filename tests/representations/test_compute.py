@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tamis.data.chat import Encoded
+from tamis.errors import DamagedError
 from tamis.model.batch import collate, example_losses
 from tamis.model.checkpoint import Checkpoint, read_checkpoint
 from tamis.model.load import ModelSource, attach_adapter, load_base, trainable
+from tamis.representations import compute
 from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
 from tamis.store import FeatureStore
 
@@ -111,11 +113,26 @@ def test_what_has_no_gradient_is_skipped_with_the_reason_and_hurts_no_neighbour(
 
 
 def test_a_zero_gradient_is_skipped(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def zeroed(*given: Any) -> torch.nn.Module:
+        model = attach_adapter(*given)
+        with torch.no_grad():
+            for parameter in trainable(model).values():
+                parameter.zero_()
+        return model
+
+    monkeypatch.setattr(compute, "attach_adapter", zeroed)
+    assert fill(recipe, rows).skipped() == dict.fromkeys(IDS, "the gradient is zero")
+
+
+def test_an_adapter_that_changed_is_refused_whatever_the_direction(
     fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any]
 ) -> None:
     path = recipe.checkpoint.folder / "adapter_model.safetensors"
-    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path)
-    assert fill(recipe, rows).skipped() == dict.fromkeys(IDS, "the gradient is zero")
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(DamagedError, match="expected fingerprint"):
+        fill(replace(recipe, form="sgd"), rows)
 
 
 def test_a_shard_without_one_usable_row_is_written(

@@ -73,7 +73,7 @@ def fill_shards(
     model = attach_adapter(load_base(recipe.source), recipe.checkpoint.folder)
     if activation_checkpointing:
         enable_activation_checkpointing(model)
-    moments = load_moments(recipe.checkpoint, device) if recipe.form in ("torch", "less") else None
+    moments = load_moments(recipe.checkpoint, device)  # for sgd and sign too: it checks the adapter's fingerprint
     sizes = {name: parameter.numel() for name, parameter in trainable(model).items()}
     project = projection(recipe.kind, recipe.dim, recipe.projection_seed, sizes, device)
     features = GradientFeatures(model, Direction(recipe.form, moments), project)

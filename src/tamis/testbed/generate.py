@@ -1,7 +1,8 @@
 """The testbed's data: a pool in which every skill crosses every topic, and targets for any one skill.
 
-Each row asks for one skill on a list of words of one topic. The content words come from the topic, so what rows share
-on the surface is the topic and the wording; what a target wants is the skill. Targets use topics, wordings and sentence
+Each row asks for one skill on a list of words of one topic, and says in the same words that another skill is not
+wanted. So what rows share on the surface is the topic and the wording, and a skill's wording stands as often in rows
+that do not want it; what a target wants is the skill. Targets use topics, wordings and sentence
 frames that the pool does not have. All skills are made by the same rules: any of them can be the wanted one.
 """
 
@@ -31,6 +32,7 @@ TARGET_FRAMES = (
     "I have {words}. {Request}.",
     "My {topic}, {words}: {request}, thank you.",
 )
+NEGATIONS = ("Do not {other}.", "You need not {other}.", "I did not ask you to {other}.")
 
 
 class Question(NamedTuple):
@@ -115,6 +117,10 @@ def _ask(rng: random.Random, skill: str, topic: str, words: tuple[str, ...] = ()
     request = rng.choice(SKILLS[skill].target_requests if held_out else SKILLS[skill].pool_requests)
     frame = rng.choice(TARGET_FRAMES if held_out else POOL_FRAMES)
     text = frame.format(Request=request.capitalize(), request=request, words=", ".join(words), topic=topic)
+    other = SKILLS[rng.choice([name for name in SKILLS if name != skill])]
+    unwanted = rng.choice(other.target_requests if held_out else other.pool_requests)
+    negation = rng.choice(NEGATIONS).format(other=unwanted)
+    text = f"{negation} {text}" if rng.random() < 0.5 else f"{text.removesuffix('.')}. {negation}"
     return Question(skill, topic, words, text)
 
 
