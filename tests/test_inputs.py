@@ -45,7 +45,7 @@ def test_the_pool_is_read_once_and_told(inputs: Callable[..., Inputs], notes: li
     assert notes == [
         f"pool: {pool_file}: 21 rows, recognised as messages by fields messages",
         "pool: 1 rows equal to an earlier one are left out",
-        f"pool, unreadable: 1 rows: {pool_file} row 4: not valid JSON: Expecting value (character 15)",
+        f"pool, unreadable: 1 row: {pool_file} row 4: not valid JSON: Expecting value (character 15)",
     ]
 
 

@@ -78,7 +78,8 @@ class Inputs:
     def _report(self, what: str, rows: list[tuple[str, int, str]]) -> None:
         if rows and self._skipped.get(what) != rows:
             shown = "; ".join(f"{file} row {row}: {reason}" for file, row, reason in rows[:3])
-            self._note(f"{what}: {len(rows):,} rows: {shown}" + ("; …" if len(rows) > 3 else ""))
+            counted = f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
+            self._note(f"{what}: {counted}: {shown}" + ("; …" if len(rows) > 3 else ""))
         self._skipped[what] = rows
 
     # ---- model -----------------------------------------------------------------------------------------------------

@@ -109,10 +109,10 @@ def _config(source: ModelSource) -> Any:
 def _cannot(source: ModelSource, what: str, error: Exception) -> str:
     if source.name.startswith((".", "/", "~")) and not Path(source.name).is_dir():
         return f"cannot load a {what} from {source.name!r}: there is no such folder"
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
     return (
         f"cannot load a {what} from {source.name!r}: expected a folder in Hugging Face format or a hub name. "
-        f"The loader said: {first}"
+        f"The loader said: {said if len(said) <= 300 else said[:300] + ' …'}"
     )
 
 
