@@ -1,5 +1,6 @@
 """The command line: argv and YAML → settings → one pipeline call. Only this module prints and exits."""
 
+import errno
 import itertools
 import sys
 from collections.abc import Callable
@@ -239,7 +240,9 @@ def _guard(action: Callable[[], None]) -> None:
         typer.echo("tamis: interrupted; the same command goes on from what is finished", err=True)
         raise typer.Exit(130) from error
     except OSError as error:
-        typer.echo(f"tamis: {error.filename or 'input/output'}: {error.strerror or error}", err=True)
+        hint = "; free some, and the same command goes on from what is finished" if error.errno == errno.ENOSPC else ""
+        where = error.filename or "the workspace or the output folder"
+        typer.echo(f"tamis: {where}: {error.strerror or error}{hint}", err=True)
         raise typer.Exit(2) from error
 
 

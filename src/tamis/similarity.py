@@ -1,5 +1,6 @@
 """Target × pool similarity: streamed over shards, summed over checkpoints, kept as one .npy with the ids beside it."""
 
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,9 @@ def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence
         matrix = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(len(target_ids), len(pool_ids))
         )
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash at some later page
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         yield matrix
         matrix.flush()
         with temporary_ids.open("wb") as file:
