@@ -44,16 +44,20 @@ def test_the_pool_is_read_once_and_told(inputs: Callable[..., Inputs], notes: li
     assert given.pool is given.pool
     assert notes == [
         f"pool: {pool_file}: 21 rows, recognised as messages by fields messages",
-        "pool: 1 rows equal to an earlier one are left out",
+        "pool: rows equal to an earlier one that are left out: 1",
         f"pool, unreadable: 1 row: {pool_file} row 4: not valid JSON: Expecting value (character 15)",
     ]
 
 
-def test_a_target_counts_as_often_as_it_is_given(inputs: Callable[..., Inputs], tmp_path: Path) -> None:
+def test_a_target_counts_as_often_as_it_is_given(
+    inputs: Callable[..., Inputs], notes: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / "twice.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n' * 2)
     given = inputs(data__target=str(path), data__pool=str(path))
     assert (len(given.target), len(given.pool)) == (2, 1)
+    assert "target: rows equal to an earlier one that count again: 1" in notes
+    assert "pool: rows equal to an earlier one that are left out: 1" in notes
 
 
 def test_encode_gives_tokens_or_the_reason(inputs: Callable[..., Inputs]) -> None:

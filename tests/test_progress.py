@@ -74,8 +74,9 @@ def test_an_error_inside_a_stage_comes_through(kind: progress.Kind) -> None:
         raise KeyboardInterrupt
 
 
-def test_silence() -> None:
+def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
     run(Silent())  # a library call has nobody to tell
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ class Inputs:
         for file in result.files:
             self._note(f"{what}: {file.path}: {file.n_good:,} rows, {file.recognised}")
         if pool.n_duplicates:
-            self._note(f"{what}: {pool.n_duplicates:,} rows equal to an earlier one are left out")
+            done = "count again" if keep_duplicates else "are left out"
+            self._note(f"{what}: rows equal to an earlier one that {done}: {pool.n_duplicates:,}")
         self._report(f"{what}, unreadable", [(r.file, r.row, r.reason) for r in result.rejected])
         return pool
 
@@ -171,6 +172,7 @@ class Inputs:
     def manifest(self) -> dict[str, Any]:
         """What was read: counts, digests, every row left out with its reason."""
         facts: dict[str, Any] = {"pool": _facts(self.pool)}
+        facts["pool"]["keep_duplicates"] = self._config.data.keep_duplicates
         if self._config.data.target:
             facts["target"] = _facts(self.target)
         if self._config.model.name is not None:

@@ -5,21 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertLMHeadModel
 
 from tamis.data.chat import Encoded
 from tamis.errors import ModelError
 from tamis.model.batch import check_causal, collate, example_losses, token_batches
+from tiny import random_llama
 
 CPU = torch.device("cpu")
-
-
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 def example(ids: list[int], mask: list[int]) -> Encoded:
@@ -41,7 +34,7 @@ def test_collate_pads_on_the_right_and_shifts_the_mask():
 
 
 def test_losses_equal_transformers_row_by_row():
-    model = llama()
+    model = random_llama()
     found = example_losses(model, collate(ROWS, CPU))
     for row, loss in zip(ROWS, found, strict=True):
         ids = torch.from_numpy(row.input_ids.astype(np.int64))[None]
@@ -51,7 +44,7 @@ def test_losses_equal_transformers_row_by_row():
 
 
 def test_a_row_without_supervised_tokens_has_loss_zero():
-    found = example_losses(llama(), collate([ROWS[0], example([1, 2], [0, 0])], CPU))
+    found = example_losses(random_llama(), collate([ROWS[0], example([1, 2], [0, 0])], CPU))
     assert found[1] == 0
     assert found[0] > 0
 
@@ -68,7 +61,7 @@ def test_token_batches_hold_each_row_once_within_the_budget(lengths, budget):
 
 
 def test_a_causal_model_passes_and_another_is_refused():
-    check_causal(llama(), CPU)
+    check_causal(random_llama(), CPU)
     config = BertConfig(
         vocab_size=50,
         hidden_size=16,
@@ -83,7 +76,7 @@ def test_a_causal_model_passes_and_another_is_refused():
 
 
 def test_a_model_that_changes_hidden_states_before_its_head_is_refused():
-    model = llama()
+    model = random_llama()
     model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits[:-1])
     with pytest.raises(ModelError, match="expected logits at the 7 supervised positions alone"):
         example_losses(model, collate(ROWS, CPU))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaForCausalLM
 
 from tamis.errors import ModelError
 from tamis.model.load import (
@@ -18,19 +18,12 @@ from tamis.model.load import (
     resolve_dtype,
     trainable,
 )
-
-
-def llama(**more) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, **more
-    )
-    return LlamaForCausalLM(config)
+from tiny import random_llama
 
 
 @pytest.fixture
 def folder(tmp_path):
-    llama(max_position_embeddings=99).save_pretrained(tmp_path / "model")
+    random_llama(max_position_embeddings=99).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -84,25 +77,25 @@ def test_attention_layers_of_several_families():
         GPTNeoXConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     )
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2))
-    assert lora_layers(llama(), "attention") == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert lora_layers(random_llama(), "attention") == ["k_proj", "o_proj", "q_proj", "v_proj"]
     assert lora_layers(neox, "attention") == ["dense", "query_key_value"]
     assert lora_layers(gpt2, "attention") == ["c_attn", "c_proj"]
-    assert lora_layers(llama(), ["down_proj"]) == ["down_proj"]
+    assert lora_layers(random_llama(), ["down_proj"]) == ["down_proj"]
     with pytest.raises(ModelError, match="has no module named 'q_prj'"):
-        lora_layers(llama(), ["q_prj"])
+        lora_layers(random_llama(), ["q_prj"])
     with pytest.raises(ModelError, match=r"warmup\.lora_targets=all-linear"):
         lora_layers(torch.nn.Sequential(torch.nn.Linear(2, 2)), "attention")
 
 
 def test_an_adapter_is_seeded_and_its_names_are_stable():
     settings = LoraSettings(2, 4, 0.0, "attention")
-    one, two, other = (trainable(add_lora(llama(), settings, seed)) for seed in (1, 1, 2))
+    one, two, other = (trainable(add_lora(random_llama(), settings, seed)) for seed in (1, 1, 2))
     assert sorted(one)[0] == "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight"
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_all_linear_leaves_the_output_layer_out():
-    names = trainable(add_lora(llama(), LoraSettings(2, 4, 0.0, "all-linear"), 0))
+    names = trainable(add_lora(random_llama(), LoraSettings(2, 4, 0.0, "all-linear"), 0))
     assert any("down_proj" in name for name in names)
     assert not any("lm_head" in name for name in names)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from tamis.data.chat import Encoded
 from tamis.model.batch import collate, example_losses
 from tamis.model.checkpoint import Checkpoint, save_checkpoint
 from tamis.model.load import LoraSettings, add_lora, trainable
+from tiny import random_llama
 
 
 class Warm(NamedTuple):
@@ -23,17 +24,7 @@ class Warm(NamedTuple):
 
 
 def tiny_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).requires_grad_(False).eval()
+    return random_llama(tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="session")
