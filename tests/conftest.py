@@ -91,7 +91,8 @@ def _row(question: str, answer: str, **fields: Any) -> str:
 @pytest.fixture(scope="session")
 def pool_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """22 lines: 18 good rows of the sources sums, lines and pool; line 4 is broken, line 9 a duplicate of line 1, line
-    14 has tools, which the plain template refuses, line 20 has no completion token within 96. The last has no line end.
+    14 has a reserved character, which no template with markers writes, line 20 has no completion token within 96. The
+    last has no line end.
     """
     lines = [
         _row(question, answer, id=f"p{number}", **({"source": source} if source else {}))
@@ -100,7 +101,7 @@ def pool_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines[1] = lines[1].replace(": ", ":   ")  # not as json.dumps would write it
     lines.insert(3, '{"messages": [')
     lines.insert(8, _row(*_GOOD[0], id="again", source="lines"))
-    lines.insert(13, _row("Call it.", "No.", id="tools", tools=[{"type": "function", "function": {"name": "f"}}]))
+    lines.insert(13, _row("Call it \ufdd0.", "No.", id="reserved"))
     lines.insert(19, _row("Why? " * 60, "So.", id="long"))
     path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")

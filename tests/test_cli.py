@@ -136,7 +136,7 @@ def test_inspect_shows_rows_as_read(cli: Cli, target_file: Path) -> None:
 def test_inspect_shows_tokens_and_why_there_are_none(cli: Cli, pool_file: Path, tiny_model: Path) -> None:
     shown = cli("inspect", pool_file, "--tokens", "--model", tiny_model, "--rows", 20).stdout
     assert "<|user|>\nHow much is 2 and 1?\n<|assistant|>\n⟦It is 3.<|endoftext|>⟧\n" in shown
-    assert "the plain template cannot write tools" in " ".join(shown.split())
+    assert "it holds a character that Unicode reserves" in " ".join(shown.split())
     assert "96 tokens, 0 supervised, " in shown
 
 
@@ -166,12 +166,11 @@ LESS = "select --pool {pool} --target {target} --out {tmp}/out "
         (RANDOM + "--out {tmp}/pool.jsonl", ["expected a folder to write to, found a file", "choose another --out"]),
         (RANDOM + "--field prompt", ["--field: expected NAME=COLUMN[,COLUMN], got 'prompt'"]),
         (RANDOM + "--field promt=x", ["--field promt=...", "did you mean prompt?"]),
-        (RANDOM + "--field prompt=x", ["no field x", "--field prompt=COLUMN"]),
+        (RANDOM + "--field prompt=x", ["no file has the columns x", "tamis inspect"]),
         (RANDOM + "--progress loud", ["--progress: expected auto, bar, plain or json, got 'loud'"]),
         (RANDOM + "--limit 0", ["data.limit: ", "greater than or equal to 1"]),
         (RANDOM + "pick.options={{reduce: max}}", ["method 'random' has no option 'reduce'; it has: balanced"]),
         ("select --method random --out {tmp}/out", ["no pool given: say --pool FILE"]),
-        ("select --pool {pool} --method random", ["say where to write the selection: --out FOLDER"]),
         ("select --pool {pool} --out {tmp}/out", ["no target given: say --target FILE"]),
         (LESS, ["no model given: say --model FOLDER or hub name"]),
         (LESS + "--model {tmp}/empty", ["cannot load a", "expected a folder in Hugging Face format or a hub name"]),

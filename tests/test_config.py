@@ -72,7 +72,7 @@ def test_other_words_are_no_override(text: str) -> None:
         ("data.fild", {}, "did you mean 'data.fields'"),
         ("pick.method", "lees", r"pick.method: unknown method 'lees': .*\(did you mean less\?\)$"),
         ("warmup.share", 5, "warmup.share: expected a percentage such as 5%, got 5$"),
-        ("warmup.share", "0%", "expected a percentage such as 5%"),
+        ("warmup.share", "0%", "expected a percentage above 0"),
         ("warmup.share", "101%", "expected a percentage such as 5%"),
         ("warmup.batch_size", 6, "warmup: expected a batch_size that is a multiple of micro_batch_size, got 6 and 4$"),
         ("warmup.epochs", 0, r"warmup.epochs: Input should be greater than or equal to 1 \(got 0\)"),

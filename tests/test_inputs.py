@@ -66,9 +66,8 @@ def test_encode_gives_tokens_or_the_reason(inputs: Callable[..., Inputs]) -> Non
     good, refused, long = (given.encode(by_row[row]) for row in (1, 14, 20))
     assert isinstance(good, Encoded)
     assert good is given.encode(by_row[1])
-    assert refused == (
-        "the chat template refuses this conversation (roles: user, assistant): the plain template cannot write tools"
-    )
+    assert isinstance(refused, str)
+    assert "it holds a character that Unicode reserves" in refused
     assert isinstance(long, Encoded)
     assert len(long.input_ids) == 96
     assert [given.n_supervised(by_row[row]) for row in (1, 14, 20)] == [good.n_supervised, 0, 0]

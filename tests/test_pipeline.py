@@ -37,7 +37,11 @@ def row_ids(selection: Any) -> list[str]:
 
 def test_the_folder_holds_what_is_promised(finished: Path) -> None:
     names = {path.name for path in (finished / "out").iterdir()}
-    assert names == {"selected.jsonl", "picks.parquet", "config.yaml", "manifest.json", "report.html"}
+    assert names == {
+        *("selected.jsonl", "picks.parquet", "config.yaml", "manifest.json", "report.html", "rejected.jsonl")
+    }
+    [rejected] = map(json.loads, (finished / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (rejected["row"], rejected["text"]) == (4, '{"messages": [')
     assert {path.name for path in finished.iterdir()} == {"ws", "out"}
 
 
@@ -86,7 +90,7 @@ def test_manifest(finished: Path, pool_file: Path) -> None:
     assert unreadable["reason"].startswith("not valid JSON")
     refused, long = manifest["left_out"]["pool, skipped"]
     assert refused["row"] == 14
-    assert "the plain template cannot write tools" in refused["reason"]
+    assert "it holds a character that Unicode reserves" in refused["reason"]
     assert (long["row"], long["reason"]) == (20, "no completion token within 96 tokens")
 
 
@@ -218,9 +222,9 @@ def test_skipped_rows_are_named_and_never_picked(run: Callable[..., Pipeline], r
     told = recorder()
     selection = run(told, pick__budget="500").pick()
     assert len(selection) == 18
-    assert not {"tools", "long", "again"} & set(row_ids(selection))
+    assert not {"reserved", "long", "again"} & set(row_ids(selection))
     [skipped] = [note for note in told.notes if note.startswith("pool, skipped: 2 rows")]
-    assert f"{pool_file} row 14: the chat template refuses this conversation" in skipped
+    assert f"{pool_file} row 14: the generation markers change the text of this row" in skipped
     assert f"{pool_file} row 20: no completion token within 96 tokens" in skipped
     assert "the budget of 500 exceeds the 18 usable rows: all are taken" in told.notes
 

@@ -22,7 +22,9 @@ app = typer.Typer(
 )
 
 Settings = Annotated[list[str] | None, typer.Argument(help="a YAML file and KEY=VALUE settings", show_default=False)]
-PoolFiles = Annotated[list[str] | None, typer.Option("--pool", help="candidate files (globs allowed)")]
+PoolFiles = Annotated[
+    list[str] | None, typer.Option("--pool", help="candidate files (globs allowed), or hf://NAME?split=S")
+]
 TargetFiles = Annotated[
     list[str] | None, typer.Option("--target", help="files of the examples that show the capability")
 ]
@@ -31,7 +33,7 @@ MethodName = Annotated[
     str | None, typer.Option("--method", help="less, bm25, random, less+round_robin, … (default: less)")
 ]
 BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok (default: 5%)")]
-Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to")]
+Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to (default: picked)")]
 Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features (default: .tamis)")]
 Checkpoints = Annotated[
     str | None, typer.Option("--checkpoints", help="a finished warm-up to use instead of a new one")
@@ -45,6 +47,18 @@ Template = Annotated[
 FieldColumns = Annotated[
     list[str] | None, typer.Option("--field", help="NAME=COLUMN[,COLUMN] where fields have other names")
 ]
+FormatName = Annotated[
+    str | None, typer.Option("--format", help="read rows as this format, such as preference (the chosen reply)")
+]
+OnBadRow = Annotated[
+    str | None, typer.Option("--on-bad-row", help="skip (and write to rejected.jsonl) or error (default: skip)")
+]
+MaxBadRows = Annotated[
+    str | None, typer.Option("--max-bad-rows", help="more bad rows in a file stop the run (default: 5%)")
+]
+RemoteCode = Annotated[
+    bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model", show_default=False)
+]
 ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
 
 KEYS = {
@@ -54,6 +68,10 @@ KEYS = {
     "model": "model.name",
     "device": "model.device",
     "template": "model.template",
+    "trust_remote_code": "model.trust_remote_code",
+    "format": "data.format",
+    "on_bad_row": "data.on_bad_row",
+    "max_bad_rows": "data.max_bad_rows",
     "checkpoints": "warmup.checkpoints",
     "method": "pick.method",
     "budget": "pick.budget",
@@ -64,8 +82,6 @@ KEYS = {
 
 
 def _select(run: "Pipeline") -> None:
-    if run.config.out is None:
-        raise InputError("say where to write the selection: --out FOLDER")
     selection = run.pick()
     run.write(selection)
     sources: dict[str, int] = {}
@@ -94,7 +110,7 @@ def _score(run: "Pipeline") -> None:
     typer.echo(f"{scored.path}  {len(scored.targets):,} targets × {len(scored.pool):,} pool rows")
 
 
-def _stage(name: str, action: Callable[["Pipeline"], None], text: str) -> None:
+def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_out: str | None = None) -> None:
     def command(
         settings: Settings = None,
         pool: PoolFiles = None,
@@ -110,15 +126,19 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str) -> None:
         device: Device = None,
         template: Template = None,
         field: FieldColumns = None,
+        format: FormatName = None,
+        on_bad_row: OnBadRow = None,
+        max_bad_rows: MaxBadRows = None,
+        trust_remote_code: RemoteCode = None,
         progress: ProgressKind = "auto",
     ) -> None:
         given = dict(locals())
-        _guard(lambda: action(_pipeline(given)))
+        _guard(lambda: action(_pipeline(given, out=default_out)))
 
     app.command(name, help=text)(command)
 
 
-def _pipeline(given: dict[str, Any]) -> "Pipeline":
+def _pipeline(given: dict[str, Any], *, out: str | None) -> "Pipeline":
     from tamis.config import load_config, parse_override
     from tamis.pipeline import Pipeline
     from tamis.progress import make
@@ -138,7 +158,8 @@ def _pipeline(given: dict[str, Any]) -> "Pipeline":
     overrides |= {key: given[flag] for flag, key in KEYS.items() if given[flag] not in (None, [])}
     if given["field"]:
         overrides["data.fields"] = _fields(given["field"])
-    return Pipeline(load_config(path, overrides), make(given["progress"]))
+    config = load_config(path, overrides)
+    return Pipeline(config.model_copy(update={"out": config.out or out}), make(given["progress"]))
 
 
 def _fields(pairs: list[str]) -> dict[str, list[str]]:
@@ -151,11 +172,11 @@ def _fields(pairs: list[str]) -> dict[str, list[str]]:
     return fields
 
 
-_stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.")
+_stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.", "picked")
 _stage("warmup", _warm_up, "Train the LoRA checkpoints that gradient features are taken at.")
 _stage("represent", _represent, "Compute the features of the pool (and the target, if given) that the workspace lacks.")
 _stage("score", _score, "Compute the similarity of target and pool.")
-_stage("pick", _select, "Pick from what the workspace holds, and write; what it lacks is computed first.")
+_stage("pick", _select, "Pick from what the workspace holds, and write; what it lacks is computed first.", "picked")
 
 
 @app.command()
@@ -164,36 +185,67 @@ def inspect(
     tokens: Annotated[bool, typer.Option("--tokens", help="show tokens, coloured where the loss counts them")] = False,
     model: ModelName = None,
     template: Template = None,
-    rows: Annotated[int, typer.Option("--rows", help="how many rows to show")] = 3,
+    rows: Annotated[int | None, typer.Option("--rows", help="rows to show (default: 3, of many files 0)")] = None,
+    bad_rows: Annotated[int, typer.Option("--bad-rows", help="bad rows to show of a file")] = 5,
     field: FieldColumns = None,
+    format: FormatName = None,
+    trust_remote_code: RemoteCode = None,
 ) -> None:
-    """Show how rows are read, rendered and masked."""
+    """Show how files are read: format, fields, bad rows; and how rows are rendered and masked."""
+    overrides = {
+        "data.fields": _fields(field or []),
+        "data.format": format,
+        "data.max_bad_rows": "100%",
+        "model.name": model,
+        "model.template": template,
+        "model.trust_remote_code": bool(trust_remote_code),
+    }
 
     def show() -> None:
-        from rich.console import Console
+        from tamis.data.places import expand
 
-        from tamis.config import load_config
-        from tamis.inputs import Inputs
-        from tamis.report.terminal import example_text, token_text
-
-        overrides = {
-            "data.pool": files,
-            "data.fields": _fields(field or []),
-            "model.name": model,
-            "model.template": template,
-        }
         if tokens and model is None:
             raise InputError("--tokens needs a tokenizer: say --model FOLDER or hub name")
-        inputs = Inputs(load_config(None, overrides), typer.echo)
-        console = Console(highlight=False)
-        for example in itertools.islice(inputs.pool, rows):
-            encoded = inputs.encode(example) if tokens else ""
-            if isinstance(encoded, str):
-                console.print(example_text(example), encoded)
-            else:
-                console.print(token_text(example, encoded, inputs.tokenizer, colour=console.is_terminal))
+        several = len(files) > 1
+        n_refused = 0
+        for file in expand(files) if not several else files:
+            try:
+                _inspect(file, overrides, (0 if several else 3) if rows is None else rows, bad_rows, tokens)
+            except InputError as error:
+                if not several:
+                    raise
+                n_refused += 1
+                typer.echo(f"refused: {error}")
+        if n_refused:
+            raise typer.Exit(2)
 
     _guard(show)
+
+
+def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, tokens: bool) -> None:
+    from rich.console import Console
+
+    from tamis.config import load_config
+    from tamis.inputs import Inputs
+    from tamis.report.terminal import example_text, token_text
+
+    inputs = Inputs(load_config(None, {**overrides, "data.pool": file}), lambda _: None)
+    pool = inputs.pool
+    for report in inputs.files:
+        counted = f"{report.n_good:,} rows" + (f", {report.n_bad:,} bad" if report.n_bad else "")
+        equal = f"; equal to an earlier row: {pool.n_duplicates:,}" if pool.n_duplicates else ""
+        typer.echo(f"{report.path}: {counted}, {report.recognised}{equal}")
+    for bad in inputs.rejected[:n_bad]:
+        typer.echo(f"  row {bad.row}: {bad.reason}")
+    if len(inputs.rejected) > n_bad:
+        typer.echo(f"  and {len(inputs.rejected) - n_bad:,} more (--bad-rows {len(inputs.rejected)} shows them)")
+    console = Console(highlight=False)
+    for example in itertools.islice(pool, n_rows):
+        encoded = inputs.encode(example) if tokens else ""
+        if isinstance(encoded, str):
+            console.print(example_text(example), encoded)
+        else:
+            console.print(token_text(example, encoded, inputs.tokenizer, colour=console.is_terminal))
 
 
 @app.command()

@@ -12,11 +12,30 @@ from tamis.errors import InputError
 from tamis.methods import SELECTORS, parse_method
 
 
+def _percentage(value: Any) -> str:
+    try:
+        good = str(value).endswith("%") and 0 <= float(str(value).removesuffix("%")) <= 100
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"expected a percentage such as 5%, got {value!r}")
+    return str(value)
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
 
 
+def _absolute(path: str) -> str:
+    """A path that means the same from any working directory; a name on the hub stays as it is."""
+    if not path.startswith("hf://"):
+        return str(Path(path).expanduser().absolute())
+    name, mark, query = path.removeprefix("hf://").partition("?")
+    return f"hf://{Path(name).absolute()}{mark}{query}" if Path(name).is_dir() else path
+
+
 Paths = Annotated[list[str], BeforeValidator(_as_list)]
+Percentage = Annotated[str, BeforeValidator(_percentage)]
 
 
 class _Stage(BaseModel):
@@ -26,11 +45,16 @@ class _Stage(BaseModel):
 class DataConfig(_Stage):
     """What is read, and how."""
 
-    pool: Paths = Field([], description="candidate files; globs allowed")
+    pool: Paths = Field([], description="candidate files (globs allowed), or hf://NAME?config=C&split=S&revision=R")
     target: Paths = Field([], description="files of the few examples that show the capability")
     fields: dict[str, Annotated[list[str], BeforeValidator(_as_list)]] = Field(
         {}, description="NAME: COLUMN(s), where fields are not recognised"
     )
+    format: str | None = Field(None, description="read every row as this format, such as preference")
+    on_bad_row: Literal["skip", "error"] = Field(
+        "skip", description="a row that cannot be read: skip and report, or stop"
+    )
+    max_bad_rows: Percentage = Field("5%", description="more bad rows than this share of a file stop the run")
     limit: int | None = Field(None, ge=1, description="only the first rows of the pool, for trial runs")
     keep_duplicates: bool = Field(False, description="equal rows are candidates more than once")
 
@@ -51,7 +75,7 @@ class WarmupConfig(_Stage):
     """LoRA warm-up (LESS, section 4.1). The defaults are the paper's; tiny models want a far larger learning rate."""
 
     checkpoints: str | None = Field(None, description="a finished warm-up's folder, used instead of a warm-up")
-    share: str = Field("5%", description="share of the pool it trains on")
+    share: Percentage = Field("5%", description="share of the pool it trains on")
     min_examples: int = Field(500, ge=1, description="but at least so many, where there are")
     epochs: int = Field(4, ge=1)
     learning_rate: float = Field(2e-5, gt=0)
@@ -65,17 +89,12 @@ class WarmupConfig(_Stage):
     lora_targets: str | list[str] = Field("attention", description="attention, all-linear, or module names")
     activation_checkpointing: bool = Field(False, description="less memory, a third more time; for features too")
 
-    @field_validator("share", mode="before")
+    @field_validator("share")
     @classmethod
-    def _share(cls, value: Any) -> str:
-        number = str(value).removesuffix("%")
-        try:
-            good = str(value).endswith("%") and 0 < float(number) <= 100
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError(f"expected a percentage such as 5%, got {value!r}")
-        return str(value)
+    def _some(cls, value: str) -> str:
+        if float(value.removesuffix("%")) == 0:
+            raise ValueError(f"expected a percentage above 0, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _whole_steps(self) -> "WarmupConfig":
@@ -132,8 +151,8 @@ class Config(_Stage):
     def to_yaml(self) -> str:
         """The settings as YAML that replays the run from any working directory: local paths are made absolute."""
         tree = self.model_dump()
-        tree["data"]["pool"] = [str(Path(path).expanduser().absolute()) for path in self.data.pool]
-        tree["data"]["target"] = [str(Path(path).expanduser().absolute()) for path in self.data.target]
+        tree["data"]["pool"] = [_absolute(path) for path in self.data.pool]
+        tree["data"]["target"] = [_absolute(path) for path in self.data.target]
         for group, key in (("model", "name"), ("model", "template"), ("warmup", "checkpoints")):
             if tree[group][key] is not None and Path(tree[group][key]).exists():
                 tree[group][key] = str(Path(tree[group][key]).absolute())

@@ -13,7 +13,7 @@ import numpy as np
 from tamis.config import Config
 from tamis.data.chat import Chat, Encoded
 from tamis.data.example import Example
-from tamis.data.files import read
+from tamis.data.files import FileReport, Rejected, read
 from tamis.data.pool import Pool
 from tamis.errors import ChatError, InputError, StoreError
 from tamis.model.load import (
@@ -47,11 +47,20 @@ class Inputs:
         self._config, self._note = config, note
         self._encoded: dict[str, Encoded | str] = {}
         self._skipped: dict[str, list[tuple[str, int, str]]] = {}
+        self.rejected: list[Rejected] = []
+        self.files: list[FileReport] = []
+        self._as_named: dict[str, bool] = {}
 
     @cached_property
     def pool(self) -> Pool:
         """The candidates."""
-        return self._read("pool", self._config.data.pool, self._config.data.limit, self._config.data.keep_duplicates)
+        data = self._config.data
+        pool = self._read("pool", data.pool, data.limit, data.keep_duplicates)
+        if (
+            not self._as_named["pool"] and data.target
+        ):  # what --field says is perhaps meant for the target: see before hours of work
+            _ = self.target
+        return pool
 
     @cached_property
     def target(self) -> Pool:
@@ -60,9 +69,20 @@ class Inputs:
 
     def _read(self, what: str, paths: Sequence[str], limit: int | None, keep_duplicates: bool) -> Pool:
         if not paths:
-            raise InputError(f"no {what} given: say --{what} FILE (or data.{what} in the configuration)")
-        fields = {name: tuple(columns) for name, columns in self._config.data.fields.items()}
-        result = read(paths, fields=fields or None, limit=limit)
+            needless = ", or pick without one: --method random" if what == "target" else ""
+            raise InputError(f"no {what} given: say --{what} FILE (or data.{what} in the configuration){needless}")
+        data = self._config.data
+        result = read(
+            paths,
+            fields={name: tuple(columns) for name, columns in data.fields.items()},
+            format_name=data.format,
+            limit=limit,
+            on_bad_row=data.on_bad_row,
+            max_bad=Fraction(data.max_bad_rows.removesuffix("%")) / 100,
+        )
+        self.rejected += result.rejected
+        self.files += result.files
+        self._check_named(what, any(file.as_named for file in result.files))
         pool = Pool.from_read(result, keep_duplicates=keep_duplicates)
         for file in result.files:
             self._note(f"{what}: {file.path}: {file.n_good:,} rows, {file.recognised}")
@@ -71,6 +91,15 @@ class Inputs:
             self._note(f"{what}: rows equal to an earlier one that {done}: {pool.n_duplicates:,}")
         self._report(f"{what}, unreadable", [(r.file, r.row, r.reason) for r in result.rejected])
         return pool
+
+    def _check_named(self, what: str, as_named: bool) -> None:
+        """Refuse --field and --format that fit no file at all."""
+        self._as_named[what] = as_named
+        data = self._config.data
+        if not any(self._as_named.values()) and len(self._as_named) == 1 + bool(data.target):
+            columns = [column for columns in data.fields.values() for column in columns]
+            given = f"the columns {', '.join(columns)}" if columns else f"rows that --format {data.format} reads"
+            raise InputError(f"no file has {given}: see the fields of a file with `tamis inspect FILE`")
 
     def skip(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
         """Report rows that were read but cannot be used, with the reason of each."""

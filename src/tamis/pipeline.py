@@ -25,6 +25,7 @@ from jaxtyping import Float32
 
 from tamis.config import Config
 from tamis.data.example import Example
+from tamis.data.export import write_rejected
 from tamis.data.selection import Selection, check_free, writing_folder
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
@@ -312,7 +313,10 @@ class Pipeline:
     # ---- write -----------------------------------------------------------------------------------------------------
 
     def write(self, selection: Selection) -> None:
-        """selected.jsonl, picks.parquet, config.yaml, manifest.json, report.html; the folder appears whole."""
+        """selected.jsonl, picks.parquet, config.yaml, manifest.json, report.html, and rejected.jsonl if a row was.
+
+        The folder appears whole.
+        """
         from tamis.report.html import render
 
         if self.config.out is None:
@@ -321,6 +325,8 @@ class Pipeline:
         with writing_folder(Path(self.config.out)) as folder:
             selection.save(folder, manifest, self.config.to_yaml())
             (folder / "report.html").write_text(render(selection, manifest), encoding="utf-8")
+            if self.inputs.rejected:
+                write_rejected(folder / "rejected.jsonl", self.inputs.rejected)
 
     @contextmanager
     def _stage(self, name: str, n_tokens: int) -> Iterator[Advance]:

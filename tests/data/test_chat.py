@@ -237,10 +237,30 @@ def test_what_a_template_refuses_is_an_error_of_the_row(tokenizer: PreTrainedTok
         chat.encode(example(SYSTEM))
 
 
-def test_plain_refuses_tool_calls(tokenizer: PreTrainedTokenizerFast) -> None:
-    call = Message("assistant", "", ({"name": "add", "arguments": {}},))
-    with pytest.raises(ChatError, match="cannot write tool calls"):
-        Chat(tokenizer, max_tokens=1000).encode(Example.of([Message("user", "Add"), call], source="test"))
+def test_plain_writes_tools_and_tool_calls(tokenizer: PreTrainedTokenizerFast) -> None:
+    calls = ({"name": "add", "arguments": {}}, {"type": "function", "function": {"name": "sub"}})
+    turns = [Message("user", "Add"), Message("assistant", "Now.", calls), Message("tool", "4")]
+    example = Example.of(turns, source="test", tools=({"name": "add"},))
+    chat = Chat(tokenizer, max_tokens=1000)
+    answer = 'Now.<|tool_call|>{"name": "add", "arguments": {}}<|tool_call|>{"name": "sub"}</s>'
+    assert chat.render(example) == (
+        f'<s><|tools|>\n[{{"name": "add"}}]\n<|user|>\nAdd\n<|assistant|>\n{answer}\n<|tool|>\n4\n'
+    )
+    encoded = chat.encode(example)
+    assert tokenizer.decode(encoded.input_ids[encoded.mask]) == answer
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("left_out", [(0,), (1,), (0, 2)])
+def test_turns_left_out_of_the_loss(
+    tokenizer: PreTrainedTokenizerFast, marked: bool, left_out: tuple[int, ...]
+) -> None:
+    answers = [Message("assistant", f"Two and {i}.", in_loss=i not in left_out) for i in range(3)]
+    turns = [turn for answer in answers for turn in (Message("user", "How much?"), answer)]
+    template = CHATML if marked else unmarked(CHATML)
+    encoded = Chat(tokenizer, max_tokens=1000, template=template).encode(Example.of(turns, source="test"))
+    learnt = "".join(f"{answer.content}<|im_end|>" for answer in answers if answer.in_loss)
+    assert tokenizer.decode(encoded.input_ids[encoded.mask]).replace("\n", "") == learnt
 
 
 def test_tool_calls_count_by_prefix_difference(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,6 +1,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tamis.data.containers import open_rows
 from tamis.data.files import read
-from tamis.data.lines import open_lines
 from tamis.errors import InputError
 
 Write = Callable[..., str]
@@ -52,7 +53,7 @@ def test_named_columns(write: Write) -> None:
 
 def test_one_named_column_is_not_enough_where_the_other_is_missing(write: Write) -> None:
     path = write("a.jsonl", {"Body": "B", "instruction": "Q", "output": "A"})
-    with pytest.raises(InputError, match="expected prompt and completion or response, found the fields Body"):
+    with pytest.raises(InputError, match="row 1: expected prompt and completion or response, found Body, instruction"):
         read([path], fields={"prompt": ("Body",)})
 
 
@@ -89,12 +90,6 @@ def test_bad_lines_cost_no_other_row(write: Write) -> None:
     assert all(bad.file == path for bad in result.rejected)
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json"])
-def test_containers_that_are_read(write: Write, name: str) -> None:
-    (example,) = read([write(name, QUESTION)]).examples
-    assert example.source == "rows"
-
-
 def test_a_gzip_stream_that_breaks_off_keeps_its_rows(write: Write, tmp_path: Path) -> None:
     rows = [{"question": f"{i}", "answer": f"{hash_like:x}"} for i, hash_like in enumerate(range(10**9, 10**9 + 5000))]
     path = write("cut.jsonl.gz", *rows)
@@ -105,7 +100,7 @@ def test_a_gzip_stream_that_breaks_off_keeps_its_rows(write: Write, tmp_path: Pa
     assert 0 < n_good < 5000
     assert [example.row for example in result.examples] == list(range(1, n_good + 1))
     assert [bad.row for bad in result.rejected] == [n_good + 1]
-    assert "gzip stream is damaged here" in result.rejected[0].reason
+    assert "the compressed stream is damaged here" in result.rejected[0].reason
     assert read([path], limit=n_good).rejected == []
 
 
@@ -131,11 +126,18 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n
         ("a.jsonl.gz", b'{"question": "Q", "answer": "A"}', "found no gzip data under this name"),
         ("a.jsonl", gzip.compress(b"{}"), "found gzip data under this name"),
         ("a.jsonl", '{"question": "Q"}'.encode("utf-16"), "expected UTF-8, found UTF-16"),
-        ("a.jsonl", b"[" + b'{"question": "Q", "answer": "A"}]', "found a JSON array"),
-        ("a.json", b'\n [\n{"question": "Q"}\n]', "found a JSON array"),
-        ("a.json", b'{\n"question": "Q"}', "found one JSON value over many lines"),
-        ("a.parquet", b"PAR1", "found .parquet: this container is not read yet; read are .jsonl and .jsonl.gz"),
-        ("a.jsonl.zst", b"x", "found .jsonl.zst: this container is not read yet"),
+        ("a.json", b'{\n"question": "Q"}', "question without answer (found: question)"),
+        ("a.parquet", b"PAR1", "not a whole Parquet file"),
+        ("a.parquet", POINTER, "`git lfs pull`"),
+        ("a.parquet", b"", "found an empty file"),
+        ("a.jsonl.zst", b"x", "found no zstd data under this name"),
+        ("a.json", b"[]", "found an empty file"),
+        ("a.csv", b"", "found an empty file"),
+        ("a.csv", b"Question,Answer\r\n", "found an empty file"),
+        ("a.csv", b"What is 2?,2,3\n", "expected a header, found '3' among the names in its first line"),
+        ("a.csv", b"question,answer,question\n", "expected a header, found 'question'"),
+        ("a.csv", b'"question,answer\n', "the first line is not valid CSV"),
+        ("a.yaml", b"- a", "found .yaml: read are .jsonl, .json"),
         ("a", b"x", "found no file extension"),
     ],
 )
@@ -152,18 +154,81 @@ def test_no_good_row_at_all_names_each_reason_once(write: Write) -> None:
     with pytest.raises(InputError) as caught:
         read([path])
     text = str(caught.value)
-    assert f"none of the 3 rows can be used: {path} row 1: no known fields (found: text); {path} row 3: prompt" in text
-    assert "messages | prompt + completion or response | " in text
+    found = "none of the 3 rows can be used: row 1: text without prompt and answer (found: text); row 3: prompt without"
+    assert text.startswith(f"{path}: {found}")
+    assert "messages | conversations or conversation | prompt + completion or response | " in text
     assert "--field prompt=COLUMN --field completion=COLUMN" in text
 
 
-def test_a_file_without_good_rows_beside_a_good_one(write: Write) -> None:
-    result = read([write("bad.jsonl", {"text": "x"}), write("good.jsonl", QUESTION)])
-    assert [(file.format, file.n_good, file.n_bad) for file in result.files] == [
-        (None, 0, 1),
-        ("question/answer", 1, 0),
+def test_a_file_without_good_rows_stops_the_reading_of_good_ones(write: Write) -> None:
+    with pytest.raises(InputError, match=r"bad\.jsonl: none of the 1 rows can be used: row 1: empty answer; mend"):
+        read([write("good.jsonl", QUESTION), write("bad.jsonl", {"question": "x", "answer": ""})])
+
+
+def test_a_long_file_without_good_rows_is_not_read_to_its_end(write: Write) -> None:
+    path = write("bad.jsonl", b'{"text": "x"}\n' * 1000, QUESTION)
+    with pytest.raises(InputError, match="none of the first 1,000 rows can be used"):
+        read([path])
+
+
+def test_too_many_bad_rows_stop_the_run(write: Write) -> None:
+    bad = {"question": "x", "answer": ""}
+    path = write("a.jsonl", *[QUESTION] * 8, bad, bad)
+    assert len(read([path], max_bad=Fraction(1, 5)).rejected) == 2
+    with pytest.raises(InputError, match=r"a\.jsonl: 2 of 10 rows are bad, more than 5%.* row 9: empty answer; see"):
+        read([path], max_bad=Fraction(1, 20))
+    assert len(read([write("b.jsonl", QUESTION, bad)], max_bad=Fraction(1, 20)).rejected) == 1
+    with pytest.raises(InputError, match=r"1 of 2 rows are bad, more than 0%"):
+        read([write("b.jsonl", QUESTION, bad)], max_bad=Fraction(0))
+
+
+def test_a_bad_row_can_be_an_error(write: Write) -> None:
+    path = write("a.jsonl", QUESTION, {"question": "x", "answer": ""}, QUESTION)
+    with pytest.raises(InputError, match=r"a\.jsonl row 2: empty answer; mend or remove it, or say --on-bad-row skip"):
+        read([path], on_bad_row="error")
+
+
+def test_rejected_rows_keep_their_text(write: Write) -> None:
+    path = write("a.jsonl", QUESTION, b'{"question": \n', b"\xff\n")
+    assert [(bad.row, bad.line) for bad in read([path]).rejected] == [(2, b'{"question": \n'), (3, b"\xff\n")]
+
+
+def test_named_columns_and_format_hold_for_the_files_they_fit(write: Write) -> None:
+    svamp, other = write("svamp.jsonl", {"Body": "B", "Answer": 8}), write("other.jsonl", QUESTION)
+    fields = {"prompt": ("Body",), "completion": ("Answer",)}
+    result = read([svamp, other], fields=fields)
+    assert [(file.format, file.as_named) for file in result.files] == [
+        ("prompt/completion", True),
+        ("question/answer", False),
     ]
-    assert result.files[0].recognised == "no format recognised"
+    pair = write("pair.jsonl", {"prompt": "Q", "chosen": "A", "rejected": "B"})
+    result = read([pair, other], format_name="preference")
+    assert [(file.format, file.as_named) for file in result.files] == [("preference", True), ("question/answer", False)]
+    with pytest.raises(InputError, match=r"\(those given do not fit this file\)"):
+        read([svamp], fields={"prompt": ("body",)})
+
+
+def test_one_example_per_instance(write: Write) -> None:
+    instances = [{"input": "", "output": "1"}, {"input": "x", "output": ""}, {"input": "y", "output": "3"}]
+    path = write(
+        "a.jsonl", {"instruction": "Q", "instances": instances, "id": "t"}, {"instruction": "R", "instances": []}
+    )
+    result = read([path])
+    assert [(e.row, e.instance, e.row_id, e.messages[0].content) for e in result.examples] == [
+        (1, 1, "t", "Q"),
+        (1, 3, "t", "Q\n\ny"),
+    ]
+    assert [(bad.row, bad.reason) for bad in result.rejected] == [
+        (1, "instance 2: empty output"),
+        (2, "field instances is a list, expected a list of objects with input and output"),
+    ]
+
+
+def test_wrapped_rows(write: Write) -> None:
+    path = write("a.jsonl", {"row_idx": 0, "source": "s", "row": QUESTION}, {"row": 3, "x": 1})
+    result = read([path])
+    assert [(e.source, e.messages[0].content) for e in result.examples] == [("s", "Q")]
+    assert result.rejected[0].reason == "no known fields (found: row, x)"
 
 
 def test_patterns(write: Write, tmp_path: Path) -> None:
@@ -196,7 +261,7 @@ def test_limit_counts_good_rows_over_all_files(write: Write) -> None:
 
 
 def test_reading_is_streamed(write: Write) -> None:
-    lines = open_lines(write("a.jsonl", b"1\r\n", b"2"))
+    lines = open_rows(write("a.jsonl", b"1\r\n", b"2"))
     assert next(lines) == (1, b"1\r\n")
     assert list(lines) == [(2, b"2")]
 
@@ -215,23 +280,3 @@ def test_round_trip(
     path.write_bytes(gzip.compress(data) if zipped else data)
     examples = read([str(path)]).examples
     assert [(e.messages[0].content, e.messages[1].content) for e in examples] == pairs
-
-
-@pytest.mark.parametrize(
-    ("name", "good", "bad"),
-    [
-        ("dirty/MADE_broken_lines.jsonl", 3, 6),
-        ("dirty/MADE_jsonl_named.json", 50, 0),
-        ("dirty/MADE_malformed_messages.jsonl", 10, 10),
-        ("dirty/MADE_truncated.jsonl.gz", 31, 1),
-        ("dirty/t0_huge.jsonl", 12, 0),
-        ("formats/dolly.jsonl", 200, 0),
-        ("formats/gsm8k_question_answer.jsonl", 200, 0),
-        ("formats/messages.jsonl", 200, 0),
-        ("formats/prompt_completion.jsonl", 200, 0),
-    ],
-)
-def test_real_files(shared: Path, name: str, good: int, bad: int) -> None:
-    result = read([str(shared / "data" / name)])
-    assert (len(result.examples), len(result.rejected)) == (good, bad)
-    assert all(message.content.count("<|endoftext|>") == 0 for e in result.examples for message in e.messages)

@@ -83,7 +83,7 @@ class Chat:
         return self._render(example.messages, example.tools)
 
     def encode(self, example: Example) -> Encoded:
-        """Tokens and loss mask; every assistant turn counts, with its end-of-turn token.
+        """Tokens and loss mask; every assistant turn that is `in_loss` counts, with its end-of-turn token.
 
         ChatError: the template refuses the conversation, or a turn cannot be found with certainty, or has no token.
         A row that is cut before its first supervised token comes back with n_supervised 0.
@@ -108,7 +108,7 @@ class Chat:
             tokens = (offsets[:, 0] < end) & (offsets[:, 1] > start)
             n_found += bool(tokens.any())
             mask |= tokens
-        n_turns = sum(message.role == "assistant" for message in example.messages)
+        n_turns = sum(_learnt(message) for message in example.messages)
         if n_found < n_turns:
             raise ChatError(f"only {n_found} of {n_turns} assistant turns have a token in the loss: {_REMEDY}")
         kept = slice(self._max_tokens)
@@ -121,7 +121,7 @@ class Chat:
             return [
                 self._turn(example, text, position)
                 for position, message in enumerate(example.messages)
-                if message.role == "assistant"
+                if _learnt(message)
             ]
         plain, spans = split_sentinels(self._render(example.messages, example.tools, template=self._marked))
         if plain != text:
@@ -129,6 +129,13 @@ class Chat:
                 "the generation markers change the text of this row: it holds a character that Unicode reserves "
                 "(U+FDD0, U+FDD1), which must go; or the template depends on them: use --template plain"
             )
+        flags = [_learnt(message) for message in example.messages if message.role == "assistant"]
+        if not all(flags):
+            if len(spans) != len(flags):
+                raise ChatError(
+                    f"{len(flags)} assistant turns have {len(spans)} spans, so none can be left out of the loss"
+                )
+            spans = [span for span, learnt in zip(spans, flags, strict=True) if learnt]
         return [self._with_end_of_turn(text, span) for span in spans]
 
     def _turn(self, example: Example, text: str, position: int) -> Span:
@@ -219,3 +226,7 @@ class Chat:
             backend.pop(state, None)
         facts = [_MASK_RULES, self._template, backend, self._tokenizer.special_tokens_map, self._max_tokens]
         return digest(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def _learnt(message: Message) -> bool:
+    return message.role == "assistant" and message.in_loss

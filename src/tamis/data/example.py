@@ -9,11 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `role` is system, user, assistant or tool; `tool_calls` are kept as the data gives them."""
+    """One turn. `role` is system, user, assistant or tool; an assistant turn not `in_loss` is read but not learnt."""
 
     role: str
     content: str
     tool_calls: tuple[dict[str, Any], ...] | None = None
+    in_loss: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Example:
     group        field `subtask`, else `group`, else None
     file, row    the file as it was named, and the line in it, counted from 1
     line_digest  digest of the original line, by which export notices a file that changed
+    instance     where a row holds several examples: which one, counted from 1
     """
 
     messages: tuple[Message, ...]
@@ -37,6 +39,7 @@ class Example:
     row: int
     tools: tuple[dict[str, Any], ...] | None = None
     line_digest: str = ""
+    instance: int | None = None
 
     @classmethod
     def of(
@@ -50,11 +53,11 @@ class Example:
         group: str | None = None,
         tools: tuple[dict[str, Any], ...] | None = None,
         line_digest: str = "",
+        instance: int | None = None,
     ) -> "Example":
         """An example with its id computed."""
-        return cls(
-            tuple(messages), conversation_id(messages, tools), row_id, source, group, file, row, tools, line_digest
-        )
+        id_ = conversation_id(messages, tools)
+        return cls(tuple(messages), id_, row_id, source, group, file, row, tools, line_digest, instance)
 
     @property
     def text(self) -> str:
@@ -67,8 +70,11 @@ class Example:
 
 
 def conversation_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
-    """BLAKE2b-128 of the canonical JSON [[[role, content, tool_calls], ...], tools]: sorted keys, no spaces."""
-    plain = [[[m.role, m.content, m.tool_calls] for m in messages], tools]
+    """BLAKE2b-128 of the canonical JSON [[[role, content, tool_calls], ...], tools]: sorted keys, no spaces.
+
+    A turn that is left out of the loss has `false` as a fourth entry: its example has another gradient.
+    """
+    plain = [[[m.role, m.content, m.tool_calls, *([] if m.in_loss else [False])] for m in messages], tools]
     return digest(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
 
 

@@ -1,45 +1,59 @@
-"""Reading examples from JSON Lines files, plain or gzipped, one line at a time."""
+"""Reading examples from files of any container and format, one row at a time."""
 
-import gzip
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NoReturn
+from fractions import Fraction
+from typing import Literal
 
+from tamis.data.containers import open_rows, stem
 from tamis.data.example import Example
-from tamis.data.formats import EXPECTED, Fields, Format, check_fields, messages_of, objects, recognise, with_fields
-from tamis.data.lines import BadRow, Row, expand, line_digest, open_lines, parse
+from tamis.data.formats import (
+    REMEDY,
+    Fields,
+    Format,
+    check_fields,
+    messages_of,
+    recognise,
+    unwrapped,
+    with_fields,
+)
+from tamis.data.lines import BadRow, Line, Row, UnknownRow, line_digest, parse
+from tamis.data.messages import objects
+from tamis.data.places import expand
 from tamis.errors import InputError
 
 _ORIGIN_FIELDS = {"id", "source", "dataset", "subtask", "group"}
+_HOPELESS_ROWS = 1000  # so many bad rows and no good one: the rest of the file will not be better
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that cannot be used, and why."""
+    """A row that cannot be used, why, and its text where there is one."""
 
     file: str
     row: int
     reason: str
+    line: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """How one file was read: the format of its first good row (None without one), fields read and not read, counts."""
+    """How one file was read: the format of its first good row, fields read and not read, counts.
+
+    as_named   whether --field and --format, if given, apply to it
+    """
 
     path: str
-    format: str | None
+    format: str
     fields: tuple[str, ...]
     unread: tuple[str, ...]
     n_good: int
     n_bad: int
+    as_named: bool
 
     @property
     def recognised(self) -> str:
         """One phrase for people."""
-        if self.format is None:
-            return "no format recognised"
         unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
         return f"recognised as {self.format} by fields {', '.join(self.fields)}{unread}"
 
@@ -53,85 +67,172 @@ class ReadResult:
     rejected: list[Rejected] = field(default_factory=list)
 
 
-def read(paths: Sequence[str], *, fields: Fields | None = None, limit: int | None = None) -> ReadResult:
+def read(
+    paths: Sequence[str],
+    *,
+    fields: Fields | None = None,
+    format_name: str | None = None,
+    limit: int | None = None,
+    on_bad_row: Literal["skip", "error"] = "skip",
+    max_bad: Fraction | None = None,
+) -> ReadResult:
     """Examples of all files that the paths and glob patterns name; a file named twice is read once.
 
-    fields   name → columns: read `prompt`, `completion`, `messages`, `id`, `source` or `group` from these columns
-    limit    stop after so many good rows over all files
+    fields       name → columns: read `prompt`, `completion`, `messages`, `id`, … from these columns
+    format_name  read rows as this format
+    limit        stop after so many good rows over all files
+    on_bad_row   skip: a bad row is kept in `rejected` with its reason and costs no other row; error: it ends the run
+    max_bad      the largest share of bad rows in a file; more mean that the file is read in a wrong way. One bad row is
+                 no such sign, however short the file, unless the share is 0
 
-    A bad row is kept in `rejected` with its reason and costs no other row. Blank lines are passed over. A gzip stream
-    that breaks off keeps the rows before the break. InputError: a pattern without a match, a file that is empty or
-    that is not JSON Lines, no good row at all. Not covered: JSON arrays, Parquet, CSV, other compressions.
+    What `fields` and `format_name` say holds for the files whose first row has such a column, or fits the format; other
+    files are read by what they hold (`FileReport.as_named`). Blank lines are passed over. Of a compressed stream or an
+    array that breaks off, the rows before the break are kept.
+
+    InputError: a pattern without a match, a container that is not read, a file without any good row, too many bad rows.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected at least 1 row, found {limit}")
     fields = fields or {}
-    forced = check_fields(fields)
+    forced = check_fields(fields, format_name)
     result = ReadResult()
     for path in expand(paths):
-        if limit is None or len(result.examples) < limit:
-            _read_file(path, fields, forced, limit, result)
-    if not result.examples:
-        _no_good_row(result)
+        left = None if limit is None else limit - len(result.examples)
+        if left == 0:
+            break
+        reader = _Reader(path, fields, forced, left, on_bad_row)
+        reader.read()
+        reader.check(max_bad)
+        result.examples.extend(reader.examples)
+        result.rejected.extend(reader.rejected)
+        result.files.append(reader.report())
     return result
 
 
-def _read_file(path: str, fields: Fields, forced: Format | None, limit: int | None, result: ReadResult) -> None:
-    examples, rejected = result.examples, result.rejected
-    good_before, bad_before, number = len(examples), len(rejected), 0
-    first: Format | None = forced
-    report: tuple[str | None, tuple[str, ...], tuple[str, ...]] = (None, (), ())
-    try:
-        for number, line in open_lines(path):
-            if not line.strip():
+class _Reader:
+    """One file being read. `first` is the format of its first good row, with that row."""
+
+    def __init__(self, path: str, fields: Fields, forced: Format | None, limit: int | None, on_bad_row: str) -> None:
+        self.path, self.fields, self.forced, self.limit, self.on_bad_row = path, fields, forced, limit, on_bad_row
+        self.examples: list[Example] = []
+        self.rejected: list[Rejected] = []
+        self.first: tuple[Format, Row] | None = None
+        self.remedy = "mend the rows or leave the file out"
+        self.as_named: bool | None = None  # not known before the first row
+
+    def read(self) -> None:
+        """All rows, up to the limit."""
+        for number, line in open_rows(self.path):
+            if isinstance(line, bytes) and not line.strip():
                 continue
+            for example in self._examples(number, line):
+                self.examples.append(example)
+                if len(self.examples) == self.limit:
+                    return
+            if len(self.rejected) >= _HOPELESS_ROWS and not self.examples:
+                return
+
+    def _examples(self, number: int, line: Line) -> Iterator[Example]:
+        try:
+            if isinstance(line, BadRow):
+                raise line
+            row, format_ = self._row(parse(line))
+            parts = [row] if format_.split is None else format_.split(row)
+        except BadRow as bad:
+            if isinstance(bad, UnknownRow):
+                self.remedy = bad.remedy
+            self._reject(number, line, str(bad))
+            return
+        for instance, part in enumerate(parts, 1):
+            several = len(parts) > 1
             try:
-                row = with_fields(parse(line), fields)
-                format_ = _format(row, first, forced)
-                examples.append(_example(row, format_, path, number, line))
+                example = self._example(part, format_, number, line, instance if several else None)
             except BadRow as bad:
-                rejected.append(Rejected(path, number, str(bad)))
+                self._reject(number, line, f"instance {instance}: {bad}" if several else str(bad))
                 continue
-            if report[0] is None:
-                first, report = format_, _fields_read(row, format_, fields)
-            if len(examples) == limit:
-                break
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = f"the gzip stream is damaged here ({error}); the rows before are kept: fetch the file again"
-        rejected.append(Rejected(path, number + 1, reason))
-    n_good, n_bad = len(examples) - good_before, len(rejected) - bad_before
-    if n_good + n_bad == 0:
-        raise InputError(f"{path}: expected JSON Lines, found an empty file; name another file or leave it out")
-    result.files.append(FileReport(path, *report, n_good, n_bad))
+            self.first = self.first or (format_, row)
+            yield example
 
+    def _row(self, row: Row) -> tuple[Row, Format]:
+        if self.as_named is None:
+            self.as_named = self._fits(row)
+            if not self.as_named:
+                self.fields, self.forced = {}, None
+        row = with_fields(row, self.fields)
+        if self.forced is not None:
+            if self.forced.fields(row) is None:
+                wanted = " and ".join(" or ".join(names) for names in self.forced.required)
+                found = ", ".join(row)
+                raise UnknownRow(f"expected {wanted}, found {found}", REMEDY)
+            return row, self.forced
+        first = self.first and self.first[0]
+        try:
+            return row, recognise(row, first)
+        except BadRow:
+            inner = unwrapped(row)
+            if inner is row:
+                raise
+            return inner, recognise(inner, first)
 
-def _fields_read(row: Row, format_: Format, fields: Fields) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The format's name, the fields it reads (`name=column` where that was asked for), and those nothing reads."""
-    names = format_.fields(row) or ()
-    columns = {column for columns in fields.values() for column in columns}
-    unread = tuple(name for name in row if name not in {*names, *columns, *_ORIGIN_FIELDS})
-    return format_.name, tuple(f"{name}={','.join(fields[name])}" if name in fields else name for name in names), unread
+    def _fits(self, row: Row) -> bool:
+        columns = {column for columns in self.fields.values() for column in columns}
+        return any(column in row for column in columns) or (
+            not columns and (self.forced is None or self.forced.fields(row) is not None)
+        )
 
+    def _example(self, row: Row, format_: Format, number: int, line: bytes, instance: int | None) -> Example:
+        tools = row.get("tools") if "tools" in format_.optional else None
+        tools = None if tools in (None, "", "[]") else objects(tools, "field tools")
+        return Example.of(
+            messages_of(row, format_),
+            source=_label(row, "source", "dataset") or stem(self.path),
+            file=self.path,
+            row=number,
+            row_id=_label(row, "id"),
+            group=_label(row, "subtask", "group"),
+            tools=tools or None,
+            line_digest=line_digest(line),
+            instance=instance,
+        )
 
-def _format(row: Row, first: Format | None, forced: Format | None) -> Format:
-    if forced is None or forced.fields(row) is not None:
-        return recognise(row, first)
-    wanted = " and ".join(" or ".join(names) for names in forced.required)
-    raise BadRow(f"expected {wanted}, found the fields {', '.join(row)}: name the missing one with --field NAME=COLUMN")
+    def _reject(self, number: int, line: Line, reason: str) -> None:
+        if self.on_bad_row == "error":
+            raise InputError(f"{self.path} row {number}: {reason}; mend or remove it, or say --on-bad-row skip")
+        self.rejected.append(Rejected(self.path, number, reason, line if isinstance(line, bytes) else None))
 
+    def check(self, max_bad: Fraction | None) -> None:
+        """InputError for a file of which too little can be read."""
+        n_bad, n_rows = len(self.rejected), len(self.rejected) + len(self.examples)
+        if n_rows == 0:
+            raise InputError(f"{self.path}: found an empty file, expected rows; name another file or leave it out")
+        reasons: dict[str, Rejected] = {}
+        for bad in self.rejected:
+            reasons.setdefault(bad.reason, bad)
+        shown = "; ".join(f"row {bad.row}: {bad.reason}" for bad in list(reasons.values())[:3])
+        if not self.examples:
+            first = "first " if n_bad >= _HOPELESS_ROWS else ""
+            other = " (those given do not fit this file)" if self.as_named is False else ""
+            raise InputError(
+                f"{self.path}: none of the {first}{n_bad:,} rows can be used: {shown}; {self.remedy}{other}"
+            )
+        if max_bad is not None and n_bad > max_bad * n_rows and n_bad > bool(max_bad):
+            raise InputError(
+                f"{self.path}: {n_bad:,} of {n_rows:,} rows are bad, more than {float(100 * max_bad):g}%, so the "
+                f"file is probably read in a wrong way: {shown}; see them with `tamis inspect`, name the columns "
+                "with --field, or raise --max-bad-rows"
+            )
 
-def _example(row: Row, format_: Format, path: str, number: int, line: bytes) -> Example:
-    tools = row.get("tools") if "tools" in format_.optional else None
-    return Example.of(
-        messages_of(row, format_),
-        source=_label(row, "source", "dataset") or _stem(path),
-        file=path,
-        row=number,
-        row_id=_label(row, "id"),
-        group=_label(row, "subtask", "group"),
-        tools=(objects(tools, "field tools") or None) if tools is not None else None,
-        line_digest=line_digest(line),
-    )
+    def report(self) -> FileReport:
+        """How the file was read: the fields read (`name=column` where that was asked for), and those nothing reads."""
+        assert self.first is not None
+        format_, row = self.first
+        names = format_.fields(row) or ()
+        columns = {column for columns in self.fields.values() for column in columns}
+        unread = tuple(name for name in row if name not in {*names, *columns, *_ORIGIN_FIELDS})
+        read = tuple(f"{name}={','.join(self.fields[name])}" if name in self.fields else name for name in names)
+        return FileReport(
+            self.path, format_.name, read, unread, len(self.examples), len(self.rejected), self.as_named is True
+        )
 
 
 def _label(row: Row, *names: str) -> str | None:
@@ -141,19 +242,3 @@ def _label(row: Row, *names: str) -> str | None:
         if (isinstance(value, str) and value) or (isinstance(value, int) and not isinstance(value, bool)):
             return str(value)
     return None
-
-
-def _stem(path: str) -> str:
-    name = Path(path).name
-    return name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
-
-
-def _no_good_row(result: ReadResult) -> NoReturn:
-    first: dict[str, Rejected] = {}
-    for bad in result.rejected:
-        first.setdefault(bad.reason, bad)
-    shown = "; ".join(f"{bad.file} row {bad.row}: {bad.reason}" for bad in list(first.values())[:3])
-    raise InputError(
-        f"none of the {len(result.rejected)} rows can be used: {shown}. Expected {EXPECTED}; "
-        "or name the columns: --field prompt=COLUMN --field completion=COLUMN"
-    )

@@ -1,27 +1,33 @@
-"""Files as lines, lines as JSON objects: what can be wrong with them, and where."""
+"""JSON text as rows: one object a line, or one array, streamed; and what can be wrong with a row."""
 
-import glob
-import gzip
 import json
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, NoReturn
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from tamis.data.example import digest
-from tamis.errors import InputError
 
 Row = dict[str, Any]
 
-_GZIP, _LFS, _UTF8_MARK = b"\x1f\x8b", b"version https://git-lfs.github.com/spec/", b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UTF8_MARK = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20
+# A whole string, or one of the characters that shape an array; a quote alone is a string whose end is not read yet
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 
 
 class BadRow(Exception):
     """Why one row cannot be used; never leaves the reader."""
 
 
-# ---- one line ------------------------------------------------------------------------------------------------------
+class UnknownRow(BadRow):
+    """No format fits the fields of a row; `remedy` says what to do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+Line = bytes | BadRow  # a row as one line of JSON, or why there is none
 
 
 def line_digest(line: bytes) -> str:
@@ -54,84 +60,77 @@ def _refuse_constant(name: str) -> Any:
     raise BadRow(f"not valid JSON: {name} is no JSON value")
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
+def json_rows(file: Any, *, may_be_one_value: bool) -> Iterator[tuple[int, Line]]:
+    """(row number from 1, line) of JSON Lines or of one array, whichever the file holds; a byte order mark is left out.
 
-
-def open_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, the line with its line end); a byte order mark is left out. Streams; one line in memory.
-
-    InputError for a file that is not JSON Lines, plain or gzipped. A damaged gzip stream raises EOFError,
-    gzip.BadGzipFile or zlib.error after its last whole line.
+    The number is that of the line, or of the array's element. `may_be_one_value`: a file whose first line is no whole
+    value may be one value over many lines, which is one row.
     """
-    zipped = _check_name(path)
-    with Path(path).open("rb") as raw:
-        start = raw.read(len(_LFS))
-        if start == _LFS:
-            raise InputError(f"{path}: found a Git LFS pointer instead of the data; fetch it with `git lfs pull`")
-        if start and (start[:2] == _GZIP) != zipped:
-            found = "no gzip data" if zipped else "gzip data"
-            raise InputError(f"{path}: found {found} under this name; rename it or fetch it again")
-    with gzip.open(path) if zipped else Path(path).open("rb") as file:
-        # Only peeked at: an array is often one line of the whole file
-        if file.peek(16).removeprefix(_UTF8_MARK).lstrip().startswith(b"["):
-            _not_read(path, "found a JSON array")
-        for number, line in enumerate(file, 1):
-            if number > 1:
-                yield number, line
-                continue
-            line = line.removeprefix(_UTF8_MARK)
-            _check_first(path, line)
-            yield number, line
+    if file.peek(16)[:3] == _UTF8_MARK:
+        file.read(3)
+    if file.peek(16).lstrip().startswith(b"["):  # only peeked at: an array is often one line of the whole file
+        yield from enumerate(_elements(file), 1)
+        return
+    for number, line in enumerate(file, 1):
+        if number == 1 and may_be_one_value and not _is_json(line):
+            rest = file.read()
+            if rest.strip() and _is_json(line + rest):
+                yield 1, _one_line(line + rest)
+            else:
+                yield from enumerate((line + rest).splitlines(keepends=True), 1)
+            return
+        yield number, line
 
 
-def _check_name(path: str) -> bool:
-    """True for a gzipped file. InputError for a container that is not read, or a file that is not there."""
-    name = Path(path).name
-    if not name.removesuffix(".gz").endswith((".jsonl", ".json")):
-        _not_read(path, f"found {''.join(Path(name).suffixes[-2:]) or 'no file extension'}")
-    return name.endswith(".gz")
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def _check_first(path: str, line: bytes) -> None:
-    if line.startswith(_UTF16_MARKS):
-        raise InputError(f"{path}: expected UTF-8, found UTF-16; convert it, for example with iconv")
-    if path.removesuffix(".gz").endswith(".json"):
-        try:
-            parse(line)
-        except BadRow:
-            _not_read(path, "found one JSON value over many lines")
+def _one_line(text: bytes) -> bytes:
+    """JSON over several lines as one: a line break can only stand between tokens, so nothing else changes."""
+    return b" ".join(part.strip() for part in text.split(b"\n")).strip() if b"\n" in text else text.strip()
 
 
-def _not_read(path: str, found: str) -> NoReturn:
-    raise InputError(
-        f"{path}: {found}: this container is not read yet; read are .jsonl and .jsonl.gz. Write one JSON object a line"
-    )
+def _elements(file: BinaryIO) -> Iterator[Line]:
+    """The elements of the array a file holds, each as its own text; at most one element and one chunk in memory.
 
-
-def expand(paths: Sequence[str]) -> list[str]:
-    """The files that paths and glob patterns name, each pattern's in sorted order, every file once.
-
-    InputError for a pattern that matches nothing, naming it and the nearest existing names.
+    Elements are told apart by brackets and strings alone, so one that is not valid JSON costs no other.
     """
-    found: dict[Path, str] = {}
-    for pattern in paths:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            raise InputError(f"{pattern}: expected files, found a folder; say {pattern.rstrip('/')}/*.jsonl")
-        matches = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        files = [name for name in matches if not Path(name).is_dir()]
-        if not files:
-            raise InputError(f"{pattern}: no such file; {_nearest(path)}")
-        for name in files:
-            found.setdefault(Path(name).resolve(), name)
-    return list(found.values())
-
-
-def _nearest(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
-    names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file() and entry.name[0] != ".")
-    near = get_close_matches(path.name, names, n=3, cutoff=0.5)
-    if near:
-        return f"nearest in {path.parent}: {', '.join(near)}"
-    return f"{path.parent} holds {', '.join(names[:5]) or 'no files'}{', …' if len(names) > 5 else ''}"
+    buffer, size = b"", _CHUNK
+    start = scanned = 0
+    depth, n_found = 0, 0
+    while chunk := file.read(size):
+        buffer, scanned, start = buffer[start:] + chunk, scanned - start, 0
+        for token in _TOKEN.finditer(buffer, scanned):
+            scanned, kind = token.end(), buffer[token.start() : token.start() + 1]
+            if kind == b'"' and len(token[0]) == 1:
+                scanned = token.start()
+                break
+            if kind in b"[{":
+                depth += 1
+                if depth == 1:
+                    start = scanned
+            elif kind in b"]}":
+                depth -= 1
+            if depth == 0 or (depth == 1 and kind == b","):
+                element, start = buffer[start : token.start()], scanned
+                if element.strip() or n_found or depth:  # not the one that an empty array would have
+                    n_found += 1
+                    yield _one_line(element)
+            if depth == 0:
+                if (buffer[scanned:] + file.read()).strip():
+                    yield BadRow("expected the end of the file after the array, found more text")
+                return
+        else:
+            scanned = len(buffer)
+        size = max(_CHUNK, len(buffer))  # an element longer than a chunk: read on in steps that grow with it
+    rest = _one_line(buffer[start:])
+    if depth == 1 and _is_json(rest):  # only the closing bracket is missing
+        yield rest
+        rest = b"the end of the file"
+    opened = rest[:40].decode(errors="replace")
+    yield BadRow(f"the array, or something in it, is not closed; from here on rows cannot be told apart: {opened}")

@@ -9,13 +9,14 @@ from tamis.errors import ChatError
 Span = tuple[int, int]
 
 PLAIN_TEMPLATE = (
-    "{% if tools %}{{ raise_exception('the plain template cannot write tools') }}{% endif %}"
     "{{ bos_token or '' }}"
+    "{% if tools %}{{ '<|tools|>\n' + (tools | tojson) + '\n' }}{% endif %}"
     "{% for message in messages %}"
-    "{% if message.tool_calls %}{{ raise_exception('the plain template cannot write tool calls') }}{% endif %}"
     "{{ '<|' + message.role + '|>\n' }}"
     "{% if message.role == 'assistant' %}"
-    "{% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\n' }}"
+    "{% generation %}{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}{{ '<|tool_call|>' + ((call.function or call) | tojson) }}{% endfor %}"
+    "{{ eos_token }}{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ message.content + '\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"

@@ -1,5 +1,6 @@
 """Rows in a terminal: as read, as rendered, tokens coloured by the loss mask."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,10 @@ def example_text(example: Example) -> Text:
     """An example's messages."""
     text = heading(example)
     for message in example.messages:
-        text.append(f"{message.role}: ", "bold").append(f"{message.content}\n")
+        text.append(f"{message.role}: ", "bold").append(message.content)
+        for call in message.tool_calls or ():
+            text.append(json.dumps(call, ensure_ascii=False))
+        text.append("\n" if message.in_loss else "  [not in the loss]\n")
     return text
 
 
