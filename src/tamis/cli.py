@@ -90,7 +90,9 @@ def _select(run: "Pipeline") -> None:
     typer.echo(f"picked {len(selection):,} of {selection.manifest['n_usable']:,} rows by {run.config.pick.method}:")
     for source, n in sorted(sources.items(), key=lambda item: -item[1]):
         typer.echo(f"  {n / len(selection):6.1%}  {n:6,}  {source}")
-    typer.echo(f"written to {run.config.out}: selected.jsonl, picks.parquet, report.html, config.yaml, manifest.json")
+    rejected = f"; {len(run.inputs.rejected):,} bad rows in rejected.jsonl" if run.inputs.rejected else ""
+    files = "selected.jsonl, picks.parquet, report.html, config.yaml, manifest.json"
+    typer.echo(f"written to {run.config.out}: {files}{rejected}")
 
 
 def _warm_up(run: "Pipeline") -> None:

@@ -219,6 +219,16 @@ def test_a_parquet_file_that_breaks_off(tmp_path: Path) -> None:
         read([str(tmp_path / "a.parquet")])
 
 
+def test_parquet_strings_that_are_not_utf_8(tmp_path: Path) -> None:
+    questions = pa.StringArray.from_buffers(
+        3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\5\0\0\0\6\0\0\0"), pa.py_buffer(b"Qcaf\xe9R")
+    )
+    pq.write_table(pa.table({"question": questions, "answer": ["1", "2", "3"]}), tmp_path / "a.parquet")
+    result = read([str(tmp_path / "a.parquet")])
+    assert [e.row for e in result.examples] == [1, 3]
+    assert [(bad.row, bad.reason) for bad in result.rejected] == [(2, "not UTF-8: byte 0xe9 in a column of strings")]
+
+
 def test_data_sets_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -182,7 +182,7 @@ def _parquet(path: str) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{path}: not a whole Parquet file ({said[:200]}); fetch it again") from error
 
@@ -223,8 +223,22 @@ def _split(path: str, name: str, asked: str | None, found: list[str]) -> str:
 
 def _arrow_lines(batches: Iterable[Any]) -> Iterator[Line]:
     for batch in batches:
-        for row in batch.to_pylist():
-            yield json.dumps(_finite(row), ensure_ascii=False, default=_text).encode(errors="replace")
+        for row in _records(batch):
+            if isinstance(row, BadRow):
+                yield row
+            else:
+                yield json.dumps(_finite(row), ensure_ascii=False, default=_text).encode(errors="replace")
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any] | BadRow]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:  # a writer may put any bytes into a column of strings
+        for start in range(batch.num_rows):
+            try:
+                yield from batch.slice(start, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                yield BadRow(f"not UTF-8: byte 0x{error.object[error.start]:02x} in a column of strings")
 
 
 def _finite(value: Any) -> Any:
