@@ -179,7 +179,7 @@ LESS = "select --pool {pool} --target {target} --out {tmp}/out "
         (LESS + "--model {model} --template {tmp}/none.jinja", ["--template", "expected plain, a Jinja template or"]),
         (LESS + "--model {model} model.max_tokens=97", ["model.max_tokens is 97", "has 96 positions"]),
         (LESS + "--model {model} warmup.lora_targets=q_prj", ["has no module named 'q_prj'", "q_proj"]),
-        (LESS + "--model {model} --checkpoints {tmp}", ["expected folders epoch-1, epoch-2, …", "found none"]),
+        (LESS + "--model {model} --checkpoints {tmp}", ["(epoch-1, epoch-2, …) or a checkpoint of transformers' Trainer", "found none"]),
         ("score --pool {pool} --method random", ["picks without similarities: there is nothing to score"]),
         ("inspect {pool} --tokens", ["--tokens needs a tokenizer: say --model FOLDER or hub name"]),
         ("verify {tmp}/none", ["no such folder; give a workspace"]),

@@ -93,17 +93,17 @@ class Pipeline:
 
     def warm_up(self) -> list["Checkpoint"]:
         """Checkpoints of a LoRA warm-up on a seeded share of the pool, trained where the workspace lacks them."""
+        from tamis.model.foreign import given_checkpoints
         from tamis.model.load import LoraSettings, add_lora, load_base
         from tamis.model.train import TrainSettings, finished_checkpoints, train
         from tamis.representations.gradient import check_layers
 
         warmup, inputs = self.config.warmup, self.inputs
         if warmup.checkpoints is not None:
-            checkpoints = finished_checkpoints(Path(warmup.checkpoints))
-            if not checkpoints:
-                raise InputError(f"{warmup.checkpoints}: expected folders epoch-1, epoch-2, … of a warm-up, found none")
-            inputs.check_base(checkpoints[0].base_digest, warmup.checkpoints)
-            return checkpoints
+            folder, imports = Path(warmup.checkpoints).expanduser(), self.workspace / "checkpoints"
+            found = given_checkpoints(folder, inputs.source, inputs.base_digest, imports, self.progress.note)
+            inputs.check_base(found[0].base_digest, warmup.checkpoints)
+            return found
         rows = inputs.warmup_rows()
         if warmup.warmup_ratio and warmup.epochs == 1 and len(rows) <= warmup.batch_size:
             raise InputError(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,29 @@ def save_checkpoint(
         "eps": float(group["eps"]),
         "base_digest": base_digest,
     }
-    facts["fingerprint"] = _fingerprint({**tensors, **weights}, {k: v for k, v in facts.items() if "rate" not in k})
 
+    def save_adapter(target: Path) -> None:
+        model.save_pretrained(target)  # type: ignore[operator]
+        (target / "README.md").unlink(missing_ok=True)  # PEFT's model card: nothing but placeholders
+
+    return write_checkpoint(folder, tensors, weights, facts, save_adapter)
+
+
+def write_checkpoint(
+    folder: Path,
+    moments: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    facts: dict[str, Any],
+    save_adapter: Callable[[Path], None],
+) -> Checkpoint:
+    """Write a checkpoint from its parts, whole or absent; save_adapter writes the adapter's files into a folder."""
+    fingerprint = _fingerprint({**moments, **weights}, {k: v for k, v in facts.items() if "rate" not in k})
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)  # type: ignore[operator]
-    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's model card: nothing but placeholders
-    save_file(tensors, temporary / "adam.safetensors")
-    (temporary / "checkpoint.json").write_text(json.dumps(facts, indent=2) + "\n")
+    save_adapter(temporary)
+    save_file(moments, temporary / "adam.safetensors")
+    (temporary / "checkpoint.json").write_text(json.dumps({**facts, "fingerprint": fingerprint}, indent=2) + "\n")
     for path in temporary.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

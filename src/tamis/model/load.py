@@ -89,6 +89,15 @@ def load_base(source: ModelSource) -> nn.Module:
     return nn.Module.eval(model)
 
 
+def empty_model(source: ModelSource) -> nn.Module:
+    """The base model's layers, frozen, without any weights when made on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    make: Any = AutoModelForCausalLM.from_config
+    model: nn.Module = make(_config(source), trust_remote_code=source.trust_remote_code)
+    return model.requires_grad_(False)
+
+
 def max_positions(source: ModelSource) -> int | None:
     """Tokens the model has positions for, where its configuration says."""
     positions = getattr(_config(source), "max_position_embeddings", None)
