@@ -1,6 +1,7 @@
 """Settings: one pydantic model per stage. YAML file, then KEY=VALUE arguments, then flags; unknown keys are refused."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,10 +27,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
 
 
+def home(path: str) -> Path:
+    """A path with a leading ~ or ~user as the shell means it; a user there is not stays as written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib raises where there is no such user
+
+
 def _absolute(path: str) -> str:
     """A path that means the same from any working directory; a name on the hub stays as it is."""
     if not path.startswith("hf://"):
-        return str(Path(path).expanduser().absolute())
+        return str(home(path).absolute())
     name, mark, query = path.removeprefix("hf://").partition("?")
     return f"hf://{Path(name).absolute()}{mark}{query}" if Path(name).is_dir() else path
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from tamis.config import home
 from tamis.data.containers import HUB, READ, is_read, is_saved
 from tamis.errors import InputError
 
@@ -20,7 +21,7 @@ def expand(paths: Sequence[str]) -> list[str]:
         if pattern.startswith(HUB):
             found.setdefault(pattern, pattern)
             continue
-        path = Path(pattern).expanduser()
+        path = home(pattern)
         if path.is_dir() and not is_saved(path):
             raise InputError(_folder(pattern, path))
         matches = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
