@@ -136,7 +136,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert isinstance(matrix, np.memmap)
     np.testing.assert_array_equal(matrix, MATRIX)
     assert (target_ids, pool_ids) == (TARGET_IDS, POOL_IDS)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["S.npy", "S.npy.ids.npz"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["S.npy", "S.npy.ids.json"]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -214,7 +214,34 @@ def test_refuses_ids_that_do_not_fit(tmp_path: Path) -> None:
     np.save(path, MATRIX[:, :2])
     with pytest.raises(DamagedError, match=r"expected shape \(2, 3\) .* found \(2, 2\)"):
         load_similarity(path)
-    ids = tmp_path / "S.npy.ids.npz"
+    ids = tmp_path / "S.npy.ids.json"
     ids.write_bytes(ids.read_bytes()[:50])
-    with pytest.raises(DamagedError, match="no lists of ids"):
+    with pytest.raises(DamagedError, match="it or its ids cannot be read"):
         load_similarity(path)
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "S.npy"
+    save_similarity(path, MATRIX, TARGET_IDS, POOL_IDS)
+    whole = path.read_bytes()
+    unread = range(whole.index(b"}") + 1, len(whole) - MATRIX.nbytes)  # the header's padding says nothing
+    for position in set(range(len(whole))) - set(unread):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << (position * 3 % 8)
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedError, match="the next run makes both again"):
+            load_similarity(path)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DamagedError, match="the next run makes both again"):
+        load_similarity(path)
+
+
+def test_damaged_ids_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "S.npy"
+    save_similarity(path, MATRIX, TARGET_IDS, POOL_IDS)
+    ids = tmp_path / "S.npy.ids.json"
+    whole = ids.read_text()
+    for text in (whole[:-1], "", "[]", "7", "{}", whole.replace("aaa", "aab"), "[" * 10**5, whole.replace("target", "t")):
+        ids.write_text(text)
+        with pytest.raises(DamagedError, match="the next run makes both again"):
+            load_similarity(path)

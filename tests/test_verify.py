@@ -11,6 +11,8 @@ from tamis.errors import InputError
 from tamis.pipeline import select
 from tamis.verify import verify_folder
 
+Contents = Callable[[Path], dict[str, bytes]]
+
 N_WHOLE = 2 * 1 + 2 * 3 + 2 + 1  # shards of the target and of the pool, checkpoints, similarity
 
 
@@ -26,7 +28,7 @@ def test_a_whole_workspace(workspace: Path) -> None:
 
 
 def test_a_damaged_shard_is_set_aside_and_computed_again(
-    workspace: Path, settings: dict[str, Any], recorder: Any, contents: Callable[[Path], dict[str, bytes]]
+    workspace: Path, settings: dict[str, Any], recorder: Any, contents: Contents
 ) -> None:
     before = contents(workspace)
     shard = max(workspace.glob("features/*/*.safetensors"), key=lambda path: path.stat().st_size)
@@ -52,10 +54,38 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(workspace: Path, name: st
     assert "run `tamis warmup` again" in reason
 
 
-def test_a_similarity_of_another_shape_is_named(workspace: Path) -> None:
-    [path] = workspace.glob("similarity/*.npy")
-    path.write_bytes(path.read_bytes()[:-8])
-    assert [damaged for damaged, _ in verify_folder(workspace)[1]] == [path]
+@pytest.mark.parametrize(
+    "damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-8]), lambda path: path.write_bytes(b"")]
+)
+@pytest.mark.parametrize("pattern", ["*.npy", "*.json"])
+def test_a_damaged_similarity_is_set_aside_and_computed_again(
+    workspace: Path, settings: dict[str, Any], contents: Contents, damage: Callable[[Path], Any], pattern: str
+) -> None:
+    before = contents(workspace)
+    [path] = workspace.glob(f"similarity/{pattern}")
+    damage(path)
+    [(aside, reason)] = verify_folder(workspace)[1]
+    assert aside.name.endswith(".npy.damaged")
+    assert "the next run makes both again" in reason
+    select(load_config(None, {**settings, "workspace": str(workspace)}))
+    aside.unlink()
+    assert contents(workspace) == before
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_text("{")])
+def test_a_damaged_recipe_is_named_and_the_rest_is_checked(
+    workspace: Path, settings: dict[str, Any], contents: Contents, damage: Callable[[Path], Any]
+) -> None:
+    before = contents(workspace)
+    recipe = min(workspace.glob("features/*/recipe.json"))
+    n_shards = len(list(recipe.parent.glob("*.safetensors")))
+    damage(recipe)
+    n_whole, [(path, reason)] = verify_folder(workspace)
+    assert (n_whole, path) == (N_WHOLE - n_shards, recipe)
+    assert "recipe" in reason
+    recipe.unlink(missing_ok=True)
+    select(load_config(None, {**settings, "workspace": str(workspace)}))
+    assert contents(workspace) == before
 
 
 def test_what_a_killed_warm_up_left_is_no_checkpoint(workspace: Path) -> None:

@@ -23,13 +23,13 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Float32
 
-from tamis.config import Config
+from tamis.config import Config, home
 from tamis.data.example import Example
 from tamis.data.export import write_rejected
 from tamis.data.selection import Selection, check_free, writing_folder
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
-from tamis.errors import InputError
+from tamis.errors import DamagedError, InputError
 from tamis.inputs import Inputs, digest
 from tamis.methods import REPRESENTATIONS, SELECTORS, load, parse_method
 from tamis.selectors import Picks, cut_to_tokens, nearest_target, parse_budget
@@ -100,7 +100,7 @@ class Pipeline:
 
         warmup, inputs = self.config.warmup, self.inputs
         if warmup.checkpoints is not None:
-            folder, imports = Path(warmup.checkpoints).expanduser(), self.workspace / "checkpoints"
+            folder, imports = home(warmup.checkpoints), self.workspace / "checkpoints"
             found = given_checkpoints(folder, inputs.source, inputs.base_digest, imports, self.progress.note)
             inputs.check_base(found[0].base_digest, warmup.checkpoints)
             return found
@@ -234,13 +234,18 @@ class Pipeline:
         self, name: str, targets: Sequence[Example], pool: Sequence[Example], fill: Callable[[np.ndarray], None]
     ) -> Similarity:
         path = self.workspace / "similarity" / f"{name}.npy"
+        target_ids, pool_ids = [e.id for e in targets], [e.id for e in pool]
         if not path.exists():
-            with (
-                self._stage("score", 0),
-                writing_similarity(path, [e.id for e in targets], [e.id for e in pool]) as out,
-            ):
-                fill(out)
-        return Similarity(load_similarity(path)[0], targets, pool, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Another run may be writing the same. The lock dies with its process.
+            with FileLock(path.with_suffix(".lock")):
+                if not path.exists():
+                    with self._stage("score", 0), writing_similarity(path, target_ids, pool_ids) as out:
+                        fill(out)
+        values, *ids = load_similarity(path)
+        if ids != [target_ids, pool_ids]:
+            raise DamagedError(f"{path}: its ids are not those of this run's rows. Delete it, and run again.")
+        return Similarity(values, targets, pool, path)
 
     def _usable(self, examples: Sequence[Example], stores: Sequence["FeatureStore"], what: str) -> list[Example]:
         reasons: dict[str, str] = {}

@@ -1,8 +1,16 @@
-"""Target × pool similarity: streamed over shards, summed over checkpoints, kept as one .npy with the ids beside it."""
+"""Target × pool similarity: streamed over shards, summed over checkpoints, kept as one .npy with the ids beside it.
 
+    <name>.npy            float32 [target, pool]; or any .npy of floats of one's own, without ids
+    <name>.npy.ids.json   target, pool: the ids; digest: 128 bits of ids and matrix, so that damage is noticed
+
+Not covered: paths that are not local.
+"""
+
+import hashlib
+import json
 import os
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +20,9 @@ from jaxtyping import Float, Float32
 from tamis.errors import DamagedError, InputError, StoreError
 from tamis.store.files import publish, temporary_beside
 
-_IDS_SUFFIX = ".ids.npz"
+_IDS_SUFFIX = ".ids.json"
+# What NumPy raises for a header that it cannot read: it is Python source, tokenised and then parsed
+_NOT_NUMPY = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, tokenize.TokenError)
 
 
 def similarity(
@@ -82,8 +92,8 @@ def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         yield matrix
         matrix.flush()
-        with temporary_ids.open("wb") as file:
-            np.savez(file, target=np.array(target_ids, np.bytes_), pool=np.array(pool_ids, np.bytes_))
+        ids = {"target": list(target_ids), "pool": list(pool_ids)}
+        temporary_ids.write_text(json.dumps({"digest": _digest(matrix, ids), **ids}), encoding="utf-8")
         path.unlink(missing_ok=True)
         publish(temporary_ids, ids_path)
         publish(temporary, path)
@@ -105,8 +115,12 @@ def save_similarity(
 def load_similarity(path: Path) -> tuple[Float[np.ndarray, "target pool"], list[str] | None, list[str] | None]:
     """A memory-mapped matrix, its target ids and its pool ids; no ids for a matrix of one's own, without an ids file.
 
-    InputError unless it is a .npy of two axes and finite floats. Nothing pickled is loaded.
+    InputError unless a matrix of one's own is a .npy of two axes and finite floats; DamagedError unless one with ids is
+    as it was written. Nothing pickled is loaded.
     """
+    ids_path = path.with_name(path.name + _IDS_SUFFIX)
+    if ids_path.exists():
+        return _load_with_ids(path, ids_path)
     matrix = _open_matrix(path)
     for row, values in enumerate(matrix):
         if not np.isfinite(values).all():
@@ -115,20 +129,35 @@ def load_similarity(path: Path) -> tuple[Float[np.ndarray, "target pool"], list[
                 f"{path}: expected finite similarities, found {values[column]} at target {row}, pool {column} "
                 "(both counted from 0). Mend that cell, or leave that row out."
             )
-    ids_path = path.with_name(path.name + _IDS_SUFFIX)
-    if not ids_path.exists():
-        return matrix, None, None
+    return matrix, None, None
+
+
+def _load_with_ids(path: Path, ids_path: Path) -> tuple[np.ndarray, list[str], list[str]]:
+    remedy = f"Delete it and {ids_path.name}, and the next run makes both again."
     try:
-        with np.load(ids_path, allow_pickle=False) as ids:
-            target_ids, pool_ids = ids["target"].astype(str).tolist(), ids["pool"].astype(str).tolist()
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DamagedError(f"{ids_path}: no lists of ids ({error}). Delete it and {path.name}, run again.") from error
-    if matrix.shape != (len(target_ids), len(pool_ids)):
+        matrix = np.lib.format.open_memmap(path, mode="r")
+        ids = json.loads(ids_path.read_text(encoding="utf-8"))
+        expected = ids.pop("digest")
+        found, shape = _digest(matrix, ids), (len(ids["target"]), len(ids["pool"]))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such similarity file. Give the path of a .npy.") from error
+    except (*_NOT_NUMPY, LookupError, AttributeError) as error:
+        raise DamagedError(f"{path}: it or its ids cannot be read ({error}). {remedy}") from error
+    if matrix.shape != shape or found != expected:
         raise DamagedError(
-            f"{path}: expected shape {(len(target_ids), len(pool_ids))} by the ids in {ids_path.name}, "
-            f"found {matrix.shape}. Delete both files and run again."
+            f"{path}: expected shape {shape} and digest {expected} by {ids_path.name}, found {matrix.shape} and "
+            f"{found}. {remedy}"
         )
-    return matrix, target_ids, pool_ids
+    return matrix, ids["target"], ids["pool"]
+
+
+def _digest(matrix: np.ndarray, ids: Mapping[str, Sequence[str]]) -> str:
+    """Row by row, because the matrix may be larger than memory."""
+    about = [matrix.dtype.str, matrix.shape, ids]
+    digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for row in matrix:
+        digest.update(np.ascontiguousarray(row))
+    return digest.hexdigest()
 
 
 def _open_matrix(path: Path) -> np.ndarray:
@@ -136,7 +165,7 @@ def _open_matrix(path: Path) -> np.ndarray:
         matrix = np.lib.format.open_memmap(path, mode="r")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such similarity file. Give the path of a .npy.") from error
-    except ValueError as error:
+    except _NOT_NUMPY as error:
         raise InputError(f"{path}: expected a .npy file of floats ({error}). Write it with numpy.save.") from error
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or matrix.size == 0:
         raise InputError(

@@ -1,30 +1,44 @@
 """Checks a workspace, or one store of it, against its checksums."""
 
+import re
 from pathlib import Path
 
 import torch
 
-from tamis.errors import DamagedError, InputError
+from tamis.errors import DamagedError, InputError, StoreError
 from tamis.model.checkpoint import load_moments, read_checkpoint
 from tamis.similarity import load_similarity
 from tamis.store import FeatureStore
+from tamis.store.files import list_shards, set_aside
+from tamis.store.recipe import NAME
 
 
 def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
-    """Number of whole files, and the damaged ones with the reason. Damaged shards are set aside, to be recomputed."""
+    """Number of whole files, and the damaged ones with the reason.
+
+    Damaged shards and similarities are set aside, to be computed again. Of a store whose recipe is damaged or gone the
+    recipe is named, and its shards are neither checked nor counted.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a workspace (default .tamis) or a feature store")
-    stores = sorted(path.parent for path in folder.rglob("recipe.json"))
+    shards = [path for path in folder.rglob("*.safetensors") if re.fullmatch("[0-9a-f]{32}", path.stem)]
+    stores = sorted({path.parent for path in [*folder.rglob(NAME), *shards]})
     checkpoints = sorted(path.parent for path in folder.rglob("checkpoint.json") if path.parent.suffix != ".tmp")
-    matrices = sorted(path for path in folder.rglob("*.npy") if path.parent.name == "similarity")
+    matrices = sorted(
+        path for path in folder.rglob("*.npy") if path.parent.name == "similarity" and path.name[0] != "."
+    )
     if not (stores or checkpoints or matrices):
-        raise InputError(f"{folder}: nothing here that tamis keeps (no recipe.json, checkpoint.json or similarity)")
+        raise InputError(f"{folder}: nothing here that tamis keeps (no {NAME}, checkpoint.json or similarity)")
     n_whole = 0
     damaged: list[tuple[Path, str]] = []
     for path in stores:
-        store = FeatureStore.load(path)
-        bad = store.verify()
-        n_whole += len(list(path.glob("*.safetensors"))) - len(bad)
+        try:
+            store = FeatureStore.load(path)
+        except StoreError as error:
+            damaged.append((path / NAME, str(error)))
+            continue
+        n_shards, bad = len(list_shards(path)), store.verify()
+        n_whole += n_shards - len(bad)
         damaged += [(store.set_aside(shard), reason) for shard, reason in bad]
     for path in checkpoints:
         try:
@@ -37,5 +51,5 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
             load_similarity(path)
             n_whole += 1
         except (DamagedError, InputError) as error:
-            damaged.append((path, str(error)))
+            damaged.append((set_aside(path), str(error)))
     return n_whole, damaged

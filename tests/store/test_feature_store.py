@@ -99,9 +99,20 @@ def test_another_recipe_is_an_error_that_names_both_sides(store: FeatureStore, r
 def test_a_folder_without_a_recipe_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"recipe\.json is missing.*`tamis represent`"):
         FeatureStore.load(tmp_path)
-    (tmp_path / "recipe.json").write_text('{"dim": ')
-    with pytest.raises(DamagedError, match="not a recipe"):
-        FeatureStore.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"dim": ', "", "[]", "7", '{"dim": 6}', '{"recipe": {"dim": 6}, "digest": "00"}', "[" * 10**5])
+def test_a_recipe_that_is_not_as_written_is_damage(store: FeatureStore, rows, text: str) -> None:
+    path = store.folder / "recipe.json"
+    whole = path.read_text()
+    for content in (text, whole.replace('"dim": 6', '"dim": 8')):
+        path.write_text(content)
+        for read in (FeatureStore.load, lambda folder: FeatureStore.open(folder, rows.recipe)):
+            with pytest.raises(DamagedError, match="Delete this file, and the next run writes it again"):
+                read(store.folder)
+    path.unlink()
+    FeatureStore.open(store.folder, rows.recipe)
+    assert path.read_text() == whole
 
 
 @pytest.mark.parametrize("recipe", [{}, {"dim": 0}, {"dim": "8"}])

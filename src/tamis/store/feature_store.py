@@ -73,13 +73,13 @@ class FeatureStore:
 
     def held(self) -> set[str]:
         """The ids that some shard holds, as a row or as skipped. To ask about given ids, `todo` takes less memory."""
-        return {id_ for path in files.list_shards(self.folder) for id_ in unpack_ids(read_ids(path).assigned)}
+        return {id_ for path in files.list_shards(self.folder) for id_ in unpack_ids(self._ids(path).assigned)}
 
     def skipped(self) -> dict[str, str]:
         """Of every example that was skipped: the reason."""
         reasons: dict[str, str] = {}
         for path in files.list_shards(self.folder):
-            reasons |= {id_: reason for _, id_, reason in read_ids(path).skipped if id_ not in reasons}
+            reasons |= {id_: reason for _, id_, reason in self._ids(path).skipped if id_ not in reasons}
         candidates = list(reasons)
         for found in self._walk(candidates):  # an id that a lexically earlier shard holds as a row is not skipped
             for position in found.positions[found.is_row]:
@@ -131,7 +131,8 @@ class FeatureStore:
             tuple((place[id_], id_, skipped[id_]) for id_ in sorted(skipped, key=place.__getitem__)),
         )
         float16_rows = features[order].astype(np.float16, copy=False)
-        data = encode_shard(ids, float16_rows, norm[order].astype(np.float32), n_tokens[order].astype(np.int32))
+        columns = norm[order].astype(np.float32), n_tokens[order].astype(np.int32)
+        data = encode_shard(recipes.digest(self.recipe), ids, float16_rows, *columns)
         path = self._path(ids_assigned)
         files.put(path, data)
         return path
@@ -171,7 +172,7 @@ class FeatureStore:
         damaged = []
         for path in files.list_shards(self.folder):
             try:
-                check_shard(path, self.recipe["dim"])
+                check_shard(path, recipes.digest(self.recipe), self.recipe["dim"])
             except DamagedError as error:
                 damaged.append((path, str(error.__cause__)))
         return damaged
@@ -183,6 +184,9 @@ class FeatureStore:
     def _path(self, ids_assigned: Sequence[str]) -> Path:
         return self.folder / shard_name(pack_ids(ids_assigned))
 
+    def _ids(self, path: Path) -> ShardIds:
+        return read_ids(path, recipes.digest(self.recipe))
+
     def _walk(self, ids: Sequence[str]) -> Iterator[_Found]:
         """For each shard in lexical order, which of the ids it holds that no earlier shard held."""
         if not ids:
@@ -193,7 +197,7 @@ class FeatureStore:
         starts = np.cumsum(copies) - copies  # where its copies start in `order`
         taken = np.zeros(len(unique), bool)
         for path in files.list_shards(self.folder):
-            shard = read_ids(path)
+            shard = self._ids(path)
             entries = _sortable(np.concatenate([shard.rows, pack_ids([id_ for _, id_, _ in shard.skipped])]))
             places = np.minimum(np.searchsorted(unique, entries), len(unique) - 1)
             fresh = np.flatnonzero((unique[places] == entries) & ~taken[places])

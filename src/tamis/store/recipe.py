@@ -1,5 +1,9 @@
-"""The recipe of a store: what its rows are. Written once, and never mixed with another."""
+"""The recipe of a store: what its rows are. Written once, and never mixed with another.
 
+recipe.json    {"digest": 128-bit digest of the recipe, which every shard repeats, "recipe": {…}}
+"""
+
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +12,7 @@ from typing import Any
 from tamis.errors import DamagedError, StoreError
 from tamis.store import files
 
-_NAME = "recipe.json"
+NAME = "recipe.json"
 
 
 def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -16,9 +20,10 @@ def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
     asked = json.loads(json.dumps(dict(recipe), allow_nan=False))
     if not isinstance(asked.get("dim"), int) or asked["dim"] < 1:
         raise ValueError(f'expected a recipe with a positive whole number "dim", got {asked.get("dim")!r}')
-    if not (folder / _NAME).exists():
+    if not (folder / NAME).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        files.put(folder / _NAME, (json.dumps(asked, indent=2, sort_keys=True) + "\n").encode())
+        content = {"digest": digest(asked), "recipe": asked}
+        files.put(folder / NAME, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     found = read(folder)  # also when just written: another writer may have been faster
     if found != asked:
         raise StoreError(
@@ -28,15 +33,25 @@ def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The recipe of the store in this folder; StoreError if there is none."""
-    path = folder / _NAME
+    """The recipe of the store in this folder; StoreError if there is none, DamagedError if it is not as written."""
+    path = folder / NAME
     try:
-        recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recipe: dict[str, Any] = content["recipe"]
+        if content["digest"] != digest(recipe):
+            raise ValueError(f"its digest is {digest(recipe)}, not {content['digest']!r} as it says")
     except FileNotFoundError as error:
-        raise StoreError(f"{folder}: no feature store here ({_NAME} is missing). Run `tamis represent`.") from error
-    except ValueError as error:
-        raise DamagedError(f"{path}: not a recipe ({error}). Restore it, or delete the folder.") from error
+        raise StoreError(f"{folder}: no feature store here ({NAME} is missing). Run `tamis represent`.") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedError(
+            f"{path}: not the recipe that was written ({error}). Delete this file, and the next run writes it again."
+        ) from error
     return recipe
+
+
+def digest(recipe: Mapping[str, Any]) -> str:
+    """128-bit digest of a recipe as JSON."""
+    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str:

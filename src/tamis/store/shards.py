@@ -8,7 +8,8 @@ A shard is a safetensors file with
     ids       [row, 16]   uint8
 
 Rows stand in the order in which the ids were assigned. All metadata is one JSON string under one key, because several
-keys would be written in an order that varies between processes: the same content always gives the same bytes.
+keys would be written in an order that varies between processes: the same content always gives the same bytes. It names
+the recipe (by its digest), so that a shard that strayed into another store is not taken for one of its own.
 
 Reading checks everything but the features, which only `check_shard` does: hashing them costs as much as using them.
 """
@@ -29,7 +30,7 @@ from safetensors.numpy import save
 from tamis.errors import DamagedError
 from tamis.store.files import SHARD_SUFFIX
 
-_FORMAT = 1
+_FORMAT = 2
 _DTYPES = {"features": np.float16, "ids": np.uint8, "n_tokens": np.int32, "norm": np.float32}
 _ID_BYTES = 16
 
@@ -74,6 +75,7 @@ def shard_name(assigned: UInt8[np.ndarray, "row_or_skipped 16"]) -> str:
 
 
 def encode_shard(
+    recipe_digest: str,
     ids: ShardIds,
     features: Float16[np.ndarray, "row dim"],
     norm: Float32[np.ndarray, " row"],
@@ -85,14 +87,14 @@ def encode_shard(
     checksums = {name: _digest(tensor.tobytes()) for name, tensor in tensors.items()}
     skipped = [list(entry) for entry in ids.skipped]
     checksums["skipped"] = _digest(json.dumps(skipped).encode())
-    metadata = {"checksums": checksums, "format": _FORMAT, "skipped": skipped}
+    metadata = {"checksums": checksums, "format": _FORMAT, "recipe": recipe_digest, "skipped": skipped}
     return bytes(save(tensors, metadata={"tamis": json.dumps(metadata, sort_keys=True)}))
 
 
-def read_ids(path: Path) -> ShardIds:
-    """The ids of a shard, checked against the file's name; its features are not read."""
+def read_ids(path: Path, recipe_digest: str) -> ShardIds:
+    """The ids of a shard, checked against the file's name and the store's recipe; its features are not read."""
     with _opened(path) as file:
-        return _read_ids(path, file)
+        return _read_ids(path, file, recipe_digest)
 
 
 def read_column(path: Path, name: str, n_rows: int) -> Shaped[np.ndarray, " row"]:
@@ -114,10 +116,10 @@ def map_features(path: Path, n_rows: int, dim: int) -> Float16[np.ndarray, "row 
         return np.memmap(path, np.float16, "r", 8 + header_bytes + start, (n_rows, dim))
 
 
-def check_shard(path: Path, dim: int) -> None:
+def check_shard(path: Path, recipe_digest: str, dim: int) -> None:
     """Read the whole shard; DamagedError names the first thing that is wrong with it."""
     with _opened(path) as file:
-        n_rows = len(_read_ids(path, file).rows)
+        n_rows = len(_read_ids(path, file, recipe_digest).rows)
         for name in ("features", "norm", "n_tokens"):
             tensor = _tensor(file, name, (n_rows, dim) if name == "features" else (n_rows,))
             if not np.isfinite(tensor).all():
@@ -130,7 +132,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamagedError(
             f"{path}: damaged shard ({error}). Run `tamis verify {path.parent}`: it sets the file aside, "
             "and the next run computes its rows again."
@@ -144,8 +146,10 @@ def _metadata(file: Any) -> Mapping[str, Any]:
     return metadata
 
 
-def _read_ids(path: Path, file: Any) -> ShardIds:
+def _read_ids(path: Path, file: Any, recipe_digest: str) -> ShardIds:
     metadata = _metadata(file)
+    if metadata["recipe"] != recipe_digest:
+        raise ValueError(f"its rows were made by a recipe with digest {metadata['recipe']!r}, not by the store's")
     if _digest(json.dumps(metadata["skipped"]).encode()) != metadata["checksums"]["skipped"]:
         raise ValueError("checksum of the skipped examples differs")
     n_rows, _ = file.get_slice("ids").get_shape()
