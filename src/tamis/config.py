@@ -72,9 +72,19 @@ class ModelConfig(_Stage):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
     device: str = "auto"
+    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the base model, by bitsandbytes")
+    device_map: str | dict[str, str | int] | None = Field(
+        None, description="auto, balanced or {module: device}: a model spread over several GPUs, in place of device"
+    )
     trust_remote_code: bool = False
     template: str | None = Field(None, description="'plain', a jinja file, or none for the tokenizer's own")
     max_tokens: int | None = Field(None, ge=8, description="default min(2048, the model's positions)")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ModelConfig":
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(f"expected device or device_map, got {self.device!r} and {self.device_map!r}")
+        return self
 
 
 class WarmupConfig(_Stage):

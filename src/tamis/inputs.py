@@ -120,7 +120,16 @@ class Inputs:
         model = self._config.model
         if model.name is None:
             raise InputError("no model given: say --model FOLDER or hub name (or model.name in the configuration)")
-        return ModelSource(model.name, model.revision, model.dtype, model.device, model.trust_remote_code)
+        spread = tuple(model.device_map.items()) if isinstance(model.device_map, dict) else model.device_map
+        return ModelSource(
+            model.name,
+            model.revision,
+            model.dtype,
+            model.device,
+            model.trust_remote_code,
+            model.quantization,
+            spread,
+        )
 
     @cached_property
     def base_digest(self) -> str:
@@ -130,7 +139,8 @@ class Inputs:
     @cached_property
     def dtype(self) -> str:
         """The number format the base model is held in."""
-        return str(resolve_dtype(self.source.dtype, resolve_device(self.source.device))).removeprefix("torch.")
+        dtype = str(resolve_dtype(self.source.dtype, resolve_device(self.source.device))).removeprefix("torch.")
+        return dtype if self.source.quantization == "none" else f"{dtype}, {self.source.quantization}"
 
     @cached_property
     def max_tokens(self) -> int:

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from tamis.data.chat import Encoded
+from tamis.errors import ModelError
 from tamis.model import train as module
+from tamis.model.batch import Batch
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, trainable
 from tamis.model.train import TrainSettings, finished_checkpoints, train
 
@@ -165,8 +167,39 @@ def test_without_a_digest_nothing_is_kept(fresh: Callable[..., nn.Module], rows:
     assert train(model, rows, SETTINGS, tmp_path / "t", advance=told.append) == []
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not (tmp_path / "t" / "trainer").exists()
-    assert told[0] == 0
     assert abs(sum(told) - 2 * sum(len(row.input_ids) for row in rows)) < N_STEPS
+
+
+def test_where_memory_runs_out_the_steps_stay_the_same(
+    fresh: Callable[..., nn.Module], rows: list[Encoded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, model = fresh(0.2), fresh(0.2)
+    train(expected, rows, replace(SETTINGS, micro_batch_size=1), tmp_path / "small")
+    losses = module.example_losses
+    told: list[int] = []
+    notes: list[str] = []
+
+    def allocate(model: nn.Module, batch: Batch) -> torch.Tensor:
+        if len(batch.input_ids) > 1 and sum(told) > 0:  # in the second step
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(model, batch)
+
+    monkeypatch.setattr(module, "example_losses", allocate)
+    settings = replace(SETTINGS, micro_batch_size=4)
+    train(model, rows, settings, tmp_path / "t", advance=told.append, note=notes.append)
+    assert [note.split(":")[0] for note in notes] == [
+        "out of memory with 4 rows at once",
+        "out of memory with 2 rows at once",
+    ]
+    assert all(torch.equal(trainable(model)[name], weight) for name, weight in trainable(expected).items())
+    assert abs(sum(told) - 2 * sum(len(row.input_ids) for row in rows)) < N_STEPS
+
+    def never(model: nn.Module, batch: Batch) -> torch.Tensor:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(module, "example_losses", never)
+    with pytest.raises(ModelError, match="out of memory with single rows of up to 41 tokens: use a smaller"):
+        train(fresh(), rows, SETTINGS, tmp_path / "never")
 
 
 def test_a_batch_must_be_whole_micro_batches(

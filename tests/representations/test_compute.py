@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tamis.data.chat import Encoded
-from tamis.errors import DamagedError
-from tamis.model.batch import collate, example_losses
+from tamis.errors import DamagedError, ModelError
+from tamis.model.batch import Batch, collate, example_losses
 from tamis.model.checkpoint import Checkpoint, read_checkpoint
 from tamis.model.load import ModelSource, attach_adapter, load_base, trainable
-from tamis.representations import compute
+from tamis.representations import compute, gradient
 from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
 from tamis.store import FeatureStore
 
@@ -59,7 +59,7 @@ def fill(tmp_path: Path) -> Callable[..., FeatureStore]:
 
     def run(recipe: GradientRecipe, rows: dict[str, Encoded | str], *, batch_tokens: int = 4096, **more: Any) -> Any:
         store = FeatureStore.open(tmp_path / f"store{len(list(tmp_path.iterdir()))}", recipe.to_dict())
-        more = {"activation_checkpointing": False, **more}
+        more = {"activation_checkpointing": False, "note": print, **more}
         work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=batch_tokens, **more)
         assert work(tuple(rows), lambda _: None) == len(rows)
         assert store.held() == set(rows)
@@ -147,7 +147,7 @@ def test_a_shard_that_another_writer_made_is_left_alone(
     recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path
 ) -> None:
     store = FeatureStore.open(tmp_path / "store", recipe.to_dict())
-    work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=50, activation_checkpointing=False)
+    work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=print)
     computed: list[int] = []
     found: list[int] = []
     assert work(IDS, computed.append) == len(IDS)
@@ -156,6 +156,55 @@ def test_a_shard_that_another_writer_made_is_left_alone(
     assert work(IDS, found.append) == 0
     assert path.stat().st_mtime_ns == before
     assert sum(found) == sum(computed) == sum(len(e.input_ids) for e in rows.values())
+
+
+def test_where_memory_runs_out_the_shard_is_computed_again(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fill(recipe, rows)
+    losses = gradient.example_losses
+    notes: list[str] = []
+
+    def allocate(model: Any, batch: Batch) -> Any:
+        if batch.input_ids.numel() > 60 and batch.input_ids.shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(model, batch)
+
+    monkeypatch.setattr(gradient, "example_losses", allocate)
+    store = fill(recipe, rows, note=notes.append)
+    assert notes == [
+        "out of memory at 180 tokens a batch: going on with 90",
+        "out of memory at 90 tokens a batch: going on with 45",
+    ]
+    assert [path.name for path in store.folder.glob("*.safetensors")] == [
+        path.name for path in expected.folder.glob("*.safetensors")
+    ]
+    np.testing.assert_allclose(store.rows(IDS), expected.rows(IDS), atol=1e-3)
+    np.testing.assert_allclose(store.norms(IDS), expected.norms(IDS), rtol=1e-4)
+
+
+def test_rows_that_are_too_much_alone(
+    recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore.open(tmp_path / "store", recipe.to_dict())
+    work = fill_shards(
+        recipe, store, rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=lambda _: None
+    )
+
+    def never(model: Any, batch: Batch) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gradient, "example_losses", never)
+    with pytest.raises(ModelError, match="out of memory with single rows of up to 30 tokens: use a smaller"):
+        work(IDS, lambda _: None)
+    assert list(store.folder.glob("*.safetensors")) == []
+
+    def broken(model: Any, batch: Batch) -> Any:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(gradient, "example_losses", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        work(IDS, lambda _: None)
 
 
 def test_everything_a_row_depends_on_is_in_its_recipe(recipe: GradientRecipe) -> None:

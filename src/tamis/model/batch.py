@@ -5,7 +5,7 @@ follows it, so padding changes nothing, and attention takes its fast path. `chec
 the model at hand. Logits are computed only at positions that predict a supervised token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,7 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
 @contextmanager
 def _only_at(head: nn.Module, positions: Bool[Tensor, "batch seq"]) -> Iterator[None]:
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][positions], *args[1:])
+        return (args[0][positions.to(args[0].device)], *args[1:])
 
     handle = head.register_forward_pre_hook(keep)
     try:
@@ -81,9 +81,36 @@ def example_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
             f"{type(model).__name__} does something to hidden states between its last layer and its output embedding"
         )
     row, column = batch.predicts.nonzero(as_tuple=True)
-    losses = nn.functional.cross_entropy(logits.float(), batch.input_ids[row, column + 1], reduction="none")
+    labels = batch.input_ids[row, column + 1].to(logits.device)  # another device where the model is spread over several
+    row = row.to(logits.device)
+    losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
     total = torch.zeros(len(batch.input_ids), dtype=losses.dtype, device=losses.device).index_add(0, row, losses)
-    return total / batch.n_predicted.clamp(min=1)
+    return total / batch.n_predicted.clamp(min=1).to(total.device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+class Attempts:
+    """Progress over several attempts at one piece of work: tokens that an earlier one reported do not count again."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance, self._reported = advance, 0
+
+    def new(self) -> Callable[[int], None]:
+        """What the next attempt is to call with tokens done."""
+        seen = 0
+
+        def advance(n_tokens: int) -> None:
+            nonlocal seen
+            seen += n_tokens
+            if seen > self._reported:
+                self._advance(seen - self._reported)
+                self._reported = seen
+
+        return advance
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Base models, tokenizers and LoRA adapters, from a local folder or the Hugging Face hub."""
 
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from tamis.errors import ModelError
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+Quantization = Literal["none", "8bit", "4bit"]
+
+# What loaders raise for files that are missing, cut or of another kind
+_LOADING = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 
 ATTENTION_LAYERS = (
     {"q_proj", "k_proj", "v_proj", "o_proj"},  # Llama, Mistral, Qwen, Gemma, OLMo
@@ -27,13 +33,21 @@ ATTENTION_LAYERS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model comes from and how it is to be held."""
+    """Where a model comes from and how it is to be held.
+
+    quantization   of the base model's Linear layers, by bitsandbytes: 8bit is LLM.int8 without outlier columns (which
+                   are found in a whole batch, so a row would depend on its neighbours); 4bit is NF4, doubly quantised
+    device_map     module → device, or how to spread the model over devices, as transformers takes it; tuples of pairs
+                   so that it can be compared
+    """
 
     name: str
     revision: str | None = None
     dtype: Dtype = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    quantization: Quantization = "none"
+    device_map: str | tuple[tuple[str, str | int], ...] | None = None
 
 
 def resolve_device(device: str) -> torch.device:
@@ -64,29 +78,85 @@ def load_tokenizer(source: ModelSource) -> Any:
         return AutoTokenizer.from_pretrained(
             source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except _LOADING as error:
         raise ModelError(_cannot(source, "tokenizer", error)) from error
 
 
 def load_base(source: ModelSource) -> nn.Module:
-    """The base model in evaluation mode, on its device, its parameters frozen."""
+    """The base model in evaluation mode, on its device or devices, its parameters frozen.
+
+    ModelError for a model that is not there, not whole (weights that the files lack would be random), or would be kept
+    on disk or in the CPU's memory beside a GPU. Not covered: models over several GPUs are written for, but untried.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     device = resolve_device(source.device)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, info = load(
             source.name,
             revision=source.revision,
             dtype=resolve_dtype(source.dtype, device),
             trust_remote_code=source.trust_remote_code,
+            device_map=_device_map(source, device),
+            quantization_config=_quantization(source, resolve_dtype(source.dtype, device)),
+            use_safetensors=True,  # other weights are pickles
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except _LOADING as error:
         raise ModelError(_cannot(source, "causal language model", error)) from error
-    model.requires_grad_(False)
-    model = nn.Module.to(model, device)
-    return nn.Module.eval(model)
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{source.name}: the weights of {len(missing)} parameters are missing, the first is {missing[0]}: "
+            "copy the model's files again"
+        )
+    _refuse_offload(source, model)
+    for module in model.modules():
+        # On a CPU bitsandbytes would repack the weights at the first pass without gradients, and has no way back
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    frozen: nn.Module = model.requires_grad_(False)
+    return frozen.eval()
+
+
+def _device_map(source: ModelSource, device: torch.device) -> str | dict[str, Any]:
+    if source.device_map is None:
+        return {"": str(device)}
+    return source.device_map if isinstance(source.device_map, str) else dict(source.device_map)
+
+
+def _quantization(source: ModelSource, dtype: torch.dtype) -> Any:
+    if source.quantization == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(f'model.quantization={source.quantization} needs bitsandbytes: pip install "tamis[bnb]"')
+    from transformers import BitsAndBytesConfig
+
+    make: Any = BitsAndBytesConfig
+    if source.quantization == "8bit":
+        return make(load_in_8bit=True, llm_int8_threshold=0.0)
+    return make(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _refuse_offload(source: ModelSource, model: nn.Module) -> None:
+    """accelerate brings offloaded weights in for the forward pass only: there is nothing to differentiate through."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ModelError(
+            f"{source.name}: with model.device_map={source.device_map} a part of it would lie on "
+            f"{'disk' if 'disk' in places else 'the CPU'}, where no gradient can be taken: use "
+            "model.quantization=4bit, a smaller model or more GPUs"
+        )
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where the model wants its tokens."""
+    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+    return weight.device
 
 
 def empty_model(source: ModelSource) -> nn.Module:
@@ -111,7 +181,7 @@ def _config(source: ModelSource) -> Any:
         return AutoConfig.from_pretrained(
             source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except _LOADING as error:
         raise ModelError(_cannot(source, "model", error)) from error
 
 
@@ -119,6 +189,10 @@ def _cannot(source: ModelSource, what: str, error: Exception) -> str:
     if source.name.startswith((".", "/", "~")) and not Path(source.name).is_dir():
         return f"cannot load a {what} from {source.name!r}: there is no such folder"
     said = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in said:
+        return f"{source.name} brings code of its own; --trust-remote-code runs it, if you trust where it is from"
+    if (Path(source.name) / "adapter_config.json").is_file() and not (Path(source.name) / "config.json").is_file():
+        return f"{source.name} is a LoRA adapter, expected its base model; an adapter goes to --checkpoints"
     return (
         f"cannot load a {what} from {source.name!r}: expected a folder in Hugging Face format or a hub name. "
         f"The loader said: {said if len(said) <= 300 else said[:300] + ' …'}"

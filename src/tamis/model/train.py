@@ -4,22 +4,29 @@ The loss of a step is the mean over its examples of each example's mean cross-en
 micro-batches. (Trainer's own loss weighs every token of the step alike.)
 """
 
+import errno
 import logging
+import math
+import re
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tamis.data.chat import Encoded
-from tamis.model.batch import Batch, collate, example_losses
+from tamis.errors import ModelError
+from tamis.model.batch import Attempts, Batch, collate, example_losses, is_out_of_memory
 from tamis.model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from tamis.model.load import input_device, trainable
 
 Advance = Callable[[int], None]
 
@@ -70,7 +77,18 @@ class _Trainer(Trainer):
     ) -> Float[Tensor, ""]:
         assert num_items_in_batch is not None
         losses = example_losses(model, Batch(inputs["input_ids"], inputs["predicts"]))
+        if not torch.isfinite(losses).all():
+            raise _not_finite("loss", self.state, self.args)
         return losses.sum() / num_items_in_batch
+
+
+def _not_finite(what: str, state: TrainerState, args: TrainingArguments) -> ModelError:
+    if state.global_step == 0:  # nothing is learnt yet
+        why = "the model itself gives it: look for NaN or infinity in its weights, or set model.dtype=float32"
+    else:
+        why = f"lower warmup.learning_rate (it is {args.learning_rate:g})"
+    epoch = math.ceil(max(state.global_step, 1) / max(state.max_steps, 1) * args.num_train_epochs)
+    return ModelError(f"warm-up: {what} not finite in epoch {epoch}, after {state.global_step} steps; {why}")
 
 
 class _Recorder(TrainerCallback):
@@ -93,6 +111,9 @@ class _Recorder(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **now: Any) -> None:
         if self._save is not None:
             optimizer = getattr(now["optimizer"], "optimizer", now["optimizer"])  # accelerate's wrapper
+            moments = [t for held in optimizer.state.values() for t in held.values() if isinstance(t, Tensor)]
+            if not all(torch.isfinite(t).all() for t in [*trainable(now["model"]).values(), *moments]):
+                raise _not_finite("adapter or its Adam moments", state, args)  # and keep no checkpoint of it
             self._save(round(state.epoch), now["model"], optimizer, sum(self._rates) / len(self._rates))
             self._rates.clear()
 
@@ -137,14 +158,50 @@ def train(
     *,
     base_digest: str | None = None,
     advance: Advance = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[Checkpoint]:
     """Train a model's trainable parameters in place, by AdamW with gradients clipped to norm 1 (Trainer's default).
 
     With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch, and an interrupted training goes on from its
     last one, to the same result on the same hardware; without: nothing is kept, and the list is empty. `advance` gets
-    tokens done, each time about as many as a step has.
+    tokens done, each time about as many as a step has. Where memory runs out, training goes on from the last finished
+    epoch with fewer rows at once, the step being the same to rounding; `note` gets a sentence about that.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
+    start = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
+    attempts = Attempts(advance)
+    while True:
+        try:
+            return _train(model, encoded, settings, folder, device, base_digest, attempts.new())
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Here the error is gone, and with it its traceback, which held on to the tensors of the failed step
+        micro = min(settings.micro_batch_size, settings.batch_size)
+        if micro == 1:
+            raise ModelError(
+                f"out of memory with single rows of up to {max(len(e.input_ids) for e in encoded):,} tokens: use a "
+                "smaller model.max_tokens, warmup.activation_checkpointing=true or model.quantization=4bit"
+            )
+        smaller = max(n for n in range(1, micro) if settings.batch_size % n == 0)
+        note(f"out of memory with {micro} rows at once: going on with {smaller}; a step stays as it is")
+        settings = replace(settings, micro_batch_size=smaller)
+        for name, parameter in trainable(model).items():
+            parameter.grad = None
+            parameter.data.copy_(start[name])
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _train(
+    model: nn.Module,
+    encoded: Sequence[Encoded],
+    settings: TrainSettings,
+    folder: Path,
+    device: torch.device,
+    base_digest: str | None,
+    advance: Advance,
+) -> list[Checkpoint]:
     scratch = folder / "trainer"
     done = finished_checkpoints(folder) if base_digest is not None else []
     n_tokens = sum(len(e.input_ids) for e in encoded)
@@ -173,10 +230,23 @@ def train(
     trainer.remove_callback(PrinterCallback)
     # Trainer's folder of an epoch is whole if ours, written after it, is there.
     resume = str(scratch / f"checkpoint-{done[-1].step}") if done else None
-    trainer.train(resume_from_checkpoint=resume)
+    with _unwritten(folder):
+        trainer.train(resume_from_checkpoint=resume)
     model.eval()
     shutil.rmtree(scratch, ignore_errors=True)
     return finished_checkpoints(folder) if base_digest is not None else []
+
+
+@contextmanager
+def _unwritten(folder: Path) -> Iterator[None]:
+    """A file that cannot be written is an OSError; torch and safetensors have other errors for it."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if not re.search(r"inline_container|PytorchStreamWriter|\(os error \d+\)", str(error)):
+            raise
+        text = "a checkpoint cannot be written, probably because no space is left on the device"
+        raise OSError(errno.ENOSPC, text, str(folder)) from error
 
 
 def finished_checkpoints(folder: Path) -> list[Checkpoint]:

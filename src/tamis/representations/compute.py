@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from tamis.data.chat import Encoded
-from tamis.model.batch import token_batches
+from tamis.errors import ModelError
+from tamis.model.batch import Attempts, is_out_of_memory, token_batches
 from tamis.model.checkpoint import Checkpoint, load_moments
 from tamis.model.load import (
     ModelSource,
     attach_adapter,
     enable_activation_checkpointing,
+    input_device,
     load_base,
-    resolve_device,
     trainable,
 )
 from tamis.representations.adam import Direction, Form
@@ -63,14 +65,16 @@ def fill_shards(
     *,
     batch_tokens: int,
     activation_checkpointing: bool,
+    note: Callable[[str], None],
 ) -> Callable[[Shard, Advance], int]:
     """A worker that holds the model and computes one shard of ids; it returns how many ids it wrote.
 
     encode gives an example id's tokens, or the reason why it has none. A shard that another writer has made by now is
-    left alone.
+    left alone. Where memory runs out, the shard is computed again in batches of half the tokens, and so are those after
+    it; `note` gets a sentence about that. ModelError where even single rows are too much.
     """
-    device = resolve_device(recipe.source.device)
     model = attach_adapter(load_base(recipe.source), recipe.checkpoint.folder)
+    device = input_device(model)
     if activation_checkpointing:
         enable_activation_checkpointing(model)
     moments = load_moments(recipe.checkpoint, device)  # for sgd and sign too: it checks the adapter's fingerprint
@@ -78,6 +82,28 @@ def fill_shards(
     project = projection(recipe.kind, recipe.dim, recipe.projection_seed, sizes, device)
     features = GradientFeatures(model, Direction(recipe.form, moments), project)
     features.__enter__()  # the taps stay for as long as the worker lives
+
+    def feature_rows(tokens: list[Encoded], advance: Advance) -> np.ndarray:
+        nonlocal batch_tokens
+        attempts, lengths = Attempts(advance), [len(e.input_ids) for e in tokens]
+        while True:
+            batches = token_batches(lengths, batch_tokens)
+            try:
+                return gradient_rows(features, tokens, batches, device, attempts.new())
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here the error is gone, and with it its traceback, which held on to the tensors of the failed batch
+            if len(batches[0]) == 1 and len(batches) == len(tokens):
+                raise ModelError(
+                    f"out of memory with single rows of up to {max(lengths):,} tokens: use a smaller model.max_tokens, "
+                    "warmup.activation_checkpointing=true or model.quantization=4bit"
+                )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            widest = max(len(batch) * lengths[batch[0]] for batch in batches)
+            note(f"out of memory at {widest:,} tokens a batch: going on with {widest // 2:,}")
+            batch_tokens = widest // 2
 
     def work(ids: Shard, advance: Advance) -> int:
         encoded = {id_: encode(id_) for id_ in ids}
@@ -89,8 +115,7 @@ def fill_shards(
         good = {id_: e for id_, e in encoded.items() if not isinstance(e, str) and not _empty(e)}
         tokens = list(good.values())
         if tokens:
-            batches = token_batches([len(e.input_ids) for e in tokens], batch_tokens)
-            rows, norm = unit_rows(gradient_rows(features, tokens, batches, device, advance))
+            rows, norm = unit_rows(feature_rows(tokens, advance))
         else:
             rows, norm = np.zeros((0, recipe.dim), np.float32), np.zeros(0, np.float32)
         skipped |= {id_: reason for id_, n in zip(good, norm, strict=True) if (reason := _bad_norm(float(n)))}

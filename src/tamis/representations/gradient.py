@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tamis.data.chat import Encoded
 from tamis.errors import ModelError
 from tamis.model.batch import Batch, check_causal, collate, example_losses
-from tamis.model.load import trainable
+from tamis.model.load import input_device, trainable
 from tamis.representations.adam import Direction
 from tamis.representations.projection import Projection
 
@@ -87,7 +87,7 @@ class GradientFeatures:
 
     def __enter__(self) -> "GradientFeatures":
         parameters = [layer.weight for layer in self._layers.values()]
-        device = parameters[0].device
+        device = input_device(self._model)
         for parameter in parameters:
             parameter.requires_grad_(False)
             self._open.callback(parameter.requires_grad_, True)
@@ -123,7 +123,8 @@ class GradientFeatures:
                 f"cannot form per-example gradients of {name!r}: expected input [batch {len(out)}, seq, in], got "
                 f"{tuple(x.shape)}. Leave this layer out of the adapter (warmup.lora_targets)"
             )
-        gradient = torch.bmm(delta.transpose(1, 2), x).flatten(1).float()
+        # Rows are summed up on one device, wherever the layer is
+        gradient = torch.bmm(delta.transpose(1, 2), x).flatten(1).float().to(out.device)
         block = self._projection.block(len(out))
         for start in range(0, gradient.shape[1], block):
             part = self._direction.apply_(name, start, gradient[:, start : start + block])
