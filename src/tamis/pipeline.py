@@ -138,7 +138,15 @@ class Pipeline:
         with FileLock(folder / "lock"), self._stage("warm up", n_tokens) as advance:
             model = add_lora(load_base(inputs.source), lora, self.config.seed)
             check_layers(model)
-            return train(model, [e for _, e in rows], settings, folder, base_digest=inputs.base_digest, advance=advance)
+            return train(
+                model,
+                [encoded for _, encoded in rows],
+                settings,
+                folder,
+                base_digest=inputs.base_digest,
+                advance=advance,
+                note=self.progress.note,
+            )
 
     # ---- represent -------------------------------------------------------------------------------------------------
 
@@ -188,6 +196,7 @@ class Pipeline:
                 encode.__getitem__,
                 batch_tokens=settings.batch_tokens,
                 activation_checkpointing=self.config.warmup.activation_checkpointing,
+                note=self.progress.note,
             )
             n_tokens = sum(len(e.input_ids) for e in encode.values() if not isinstance(e, str))
             with self._stage(name, n_tokens) as advance:
@@ -219,6 +228,8 @@ class Pipeline:
         pool_stores = self.represent(list(self.inputs.pool), self.config.represent.adam, "pool")
         targets = self._usable(list(self.inputs.target), target_stores, "target")
         pool = self._usable(list(self.inputs.pool), pool_stores, "pool")
+        for group in {e.group: None for e in self.inputs.target}.keys() - {e.group for e in targets}:
+            self.progress.note(f"target: no row of the group {group or '(rows without a group)'} can be used")
         rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
         lr_weights = (rates / rates.sum()).tolist()
         target_ids, pool_ids = [e.id for e in targets], [e.id for e in pool]
@@ -254,8 +265,12 @@ class Pipeline:
         usable = [example for example in examples if example.id not in reasons]
         self.inputs.skip(what, [(example, reasons[example.id]) for example in examples if example.id in reasons])
         if not usable:
-            example = examples[0]
-            raise InputError(f"no usable {what} row; {example.file} row {example.row}: {reasons[example.id]}")
+            first = examples[0]
+            n_alike = sum(reasons[example.id] == reasons[first.id] for example in examples)
+            raise InputError(
+                f"no usable {what} row; {first.file} row {first.row}: {reasons[first.id]} "
+                f"(so it is with {n_alike:,} of {len(examples):,} rows)"
+            )
         return usable
 
     # ---- pick ------------------------------------------------------------------------------------------------------
