@@ -1,8 +1,12 @@
 """A selection: the picked examples in pick order, and the folder it is saved as."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,29 +76,49 @@ class Selection:
 def writing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well; until then an earlier one stays as it was.
 
-    InputError for a folder that holds something else than an earlier selection.
+    Of several writers of one folder the last one's stays. InputError for a folder that holds something else than an
+    earlier selection.
     """
     check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir()
     try:
         yield temporary
         for path in temporary.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        while not _renamed(temporary, folder):
+            pass
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only selection there is
+
+
+def _renamed(temporary: Path, folder: Path) -> bool:
+    """Put a folder in the place of another; False where another writer was faster, so that there is again one there."""
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise  # and `old` stays: it may be the only selection there is
+        shutil.rmtree(old, ignore_errors=True)
+        return False
+    shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
 def check_free(folder: Path) -> None:
     """InputError unless a selection may be written as this folder."""
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not parent.is_dir():
+        raise InputError(f"{folder}: {parent} is a file, so no folder can be made below it; choose another --out")
+    try:
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise InputError(f"{folder}: {parent} cannot be written to ({error.strerror}); choose another --out") from error
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise InputError(f"{folder}: a selection replaces its folder, and this one is in use; choose another --out")
     if folder.exists() and not folder.is_dir():

@@ -1,0 +1,260 @@
+"""One accident after another: each stops with one sentence or finishes right, and the same command then finishes.
+
+    accident                                        shown by
+    disk full                                       here (writes that fail), benchmarks/faults/disk_full.py (a real one)
+    read-only workspace, or no place for it         here, benchmarks/faults/read_only.py
+    two runs at once                                here (whole runs, one --out), test_resume (represent), store/test_damage
+    kill -9                                         test_resume, store/test_damage, benchmarks/faults/kill_represent.py
+    Ctrl-C                                          here (a signal at each stage), test_resume (at each advance)
+    damaged shard, recipe, similarity, checkpoint   here (what a user sees), test_verify, store/test_damage,
+                                                    store/test_fuzz, model/test_checkpoint
+    store of another recipe                         store/test_feature_store, store/test_damage (a strayed shard)
+    NaN, zero gradients, labels cut off             here
+    targets of 1 and 5,000 rows, empty groups       here
+    odd budgets and pools                           here
+"""
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+Cli = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture
+def command(settings: dict[str, Any], tmp_path: Path) -> list[str]:
+    """`tamis select` of the usual run, with a workspace and an output folder of its own."""
+    words = [f"{key}={value}" for key, value in settings.items()]
+    return ["select", *words, "--workspace", str(tmp_path / "ws"), "--out", str(tmp_path / "out"), "--progress", "plain"]
+
+
+@pytest.fixture
+def expected(finished: Path) -> bytes:
+    return (finished / "out" / "selected.jsonl").read_bytes()
+
+
+@pytest.fixture
+def scratch(finished: Path, tmp_path: Path) -> Callable[..., Path]:
+    """scratch("checkpoints", …): the workspace with these folders of a finished run."""
+
+    def copy(*folders: str) -> Path:
+        for folder in folders:
+            shutil.copytree(finished / "ws" / folder, tmp_path / "ws" / folder)
+        return tmp_path / "ws"
+
+    return copy
+
+
+def own_sentence(result: Any) -> str:
+    """What tamis says of the accident: one line, no traceback."""
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("tamis: ")]
+    assert "Traceback" not in result.output
+    return str(line)
+
+
+def picked(folder: Path) -> bytes:
+    return (folder / "out" / "selected.jsonl").read_bytes()
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob(".*") if path.suffix in (".tmp", ".old")]
+
+
+# ---- a full disk ---------------------------------------------------------------------------------------------------
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("tamis.model.train.save_checkpoint", ()),
+        ("tamis.store.files.publish", ("checkpoints",)),
+        ("tamis.similarity.publish", ("checkpoints", "features")),
+        ("os.posix_fallocate", ("checkpoints", "features")),
+        ("tamis.data.selection.write_selected", ("checkpoints", "features", "similarity")),
+        ("tamis.report.html.render", ("checkpoints", "features", "similarity")),
+    ],
+)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_full_disk(
+    cli: Cli,
+    command: list[str],
+    expected: bytes,
+    scratch: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    there: tuple[str, ...],
+    nth: int,
+) -> None:
+    scratch(*there)
+    module, function = name.rsplit(".", 1)
+    owner = importlib.import_module(module)
+    real, n_calls = getattr(owner, function), 0
+
+    def fails_at_nth(*args: Any, **named: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        return full_disk() if n_calls == nth else real(*args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, function, fails_at_nth)
+        result = cli(*command, code=2 if name not in ONCE or nth == 1 else 0)
+    if result.exit_code:
+        assert "No space left on device; free some, and the same command goes on" in own_sentence(result)
+        assert not (tmp_path / "out").exists()
+    assert leftovers(tmp_path) == []
+    cli(*command)
+    assert picked(tmp_path) == expected
+
+
+ONCE = ("os.posix_fallocate", "tamis.data.selection.write_selected", "tamis.report.html.render")
+
+
+def test_a_file_that_torch_cannot_write_is_a_full_disk(
+    cli: Cli, command: list[str], expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 326592 vs 326484")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", save)
+        result = cli(*command, code=2)
+    assert "a checkpoint cannot be written, probably because no space is left" in own_sentence(result)
+    cli(*command)
+    assert picked(tmp_path) == expected
+
+
+def test_an_earlier_selection_survives_a_full_disk(
+    cli: Cli, command: list[str], scratch: Callable[..., Path], contents: Contents, tmp_path: Path, monkeypatch: Any
+) -> None:
+    scratch("checkpoints", "features", "similarity")
+    cli(*command)
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr("tamis.data.selection.write_selected", full_disk)
+    cli(*command, "--budget", "3", code=2)
+    assert contents(tmp_path / "out") == before
+
+
+# ---- places that cannot be written to ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "place", "said"),
+    [
+        ("--workspace", "file", "Not a directory"),
+        ("--workspace", "file/ws", "Not a directory"),
+        ("--out", "file", "expected a folder to write to, found a file; choose another --out"),
+        ("--out", "file/a/b", "file is a file, so no folder can be made below it; choose another --out"),
+        ("--out", "/proc/picked", "/proc cannot be written to (No such file or directory); choose another --out"),
+    ],
+)
+def test_a_place_that_cannot_be(cli: Cli, command: list[str], tmp_path: Path, flag: str, place: str, said: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    path = place if place[0] == "/" else str(tmp_path / place)
+    result = cli(*command, flag, path, code=2)
+    assert said in own_sentence(result)
+    assert (tmp_path / "file").read_text() == "mine"
+    if flag == "--out":
+        assert not (tmp_path / "ws").exists()  # no work before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: see benchmarks/faults/read_only.py")
+def test_a_folder_without_permission(cli: Cli, command: list[str], expected: bytes, tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir(mode=0o500)
+    assert "Permission denied" in own_sentence(cli(*command, code=2))
+    (tmp_path / "ws").chmod(0o700)
+    cli(*command)
+    assert picked(tmp_path) == expected
+
+
+# ---- Ctrl-C, and two runs at once ----------------------------------------------------------------------------------
+
+
+def start(command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "tamis.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "there"),
+    [
+        ("warm up", ()),
+        ("target features", ("checkpoints",)),
+        ("pool features 2/2", ("checkpoints",)),
+        ("score", ("checkpoints", "features")),
+        ("pick", ("checkpoints", "features", "similarity")),
+    ],
+)
+def test_ctrl_c(
+    cli: Cli,
+    command: list[str],
+    expected: bytes,
+    scratch: Callable[..., Path],
+    tmp_path: Path,
+    stage: str,
+    there: tuple[str, ...],
+) -> None:
+    scratch(*there)
+    run = start(command)
+    assert run.stderr is not None
+    lines: list[str] = []
+    for line in run.stderr:
+        lines.append(line)
+        if line.startswith(stage) and line.endswith("…\n"):
+            run.send_signal(signal.SIGINT)
+            break
+    _, rest = run.communicate()
+    text = "".join(lines) + rest
+    assert "Traceback" not in text
+    if run.returncode != 0:  # the last stages may be over before the signal comes
+        assert run.returncode == 130, text
+        assert "tamis: interrupted; the same command goes on from what is finished\n" in rest
+        assert not (tmp_path / "out").exists()
+    else:
+        assert stage in ("score", "pick")
+    cli(*command)
+    assert picked(tmp_path) == expected
+    assert leftovers(tmp_path) == []
+
+
+def test_two_runs_of_one_command(command: list[str], expected: bytes, tmp_path: Path) -> None:
+    from tamis.verify import verify_folder
+
+    runs = [start(command) for _ in range(2)]
+    said = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert picked(tmp_path) == expected
+    assert verify_folder(tmp_path / "ws")[1] == []
+    assert leftovers(tmp_path) == []
+
+
+def test_many_writers_of_one_output_folder(tmp_path: Path) -> None:
+    script = """
+import sys, pathlib
+from tamis.data.selection import writing_folder
+for turn in range(60):
+    with writing_folder(pathlib.Path(sys.argv[1])) as folder:
+        (folder / "manifest.json").write_text(sys.argv[2])
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "out", name]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert (tmp_path / "out" / "manifest.json").read_text() in "abc"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
