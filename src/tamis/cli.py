@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -334,6 +335,8 @@ def spread(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of the `tamis` command."""
+    # Where it is installed, PEFT imports it, and on a CPU it misses a kernel that only an optional download has
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     app(spread(sys.argv[1:]), prog_name="tamis")
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tamis.errors import InputError, ModelError
 from tamis.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from tamis.model.load import ModelSource, empty_model, trainable
+from tamis.model.load import ModelSource, empty_model, quiet_peft, trainable
 from tamis.model.train import finished_checkpoints
 
 _ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
@@ -174,7 +174,7 @@ def _adapted(folder: Path, source: ModelSource) -> nn.Module:
         raise ModelError(f"{folder}: expected a LoRA adapter, found {config.peft_type}")
     config.inference_mode = False
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), quiet_peft():
             model: nn.Module = get_peft_model(empty_model(source), config)
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]

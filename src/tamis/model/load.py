@@ -89,10 +89,10 @@ def load_base(source: ModelSource) -> nn.Module:
     on disk or in the CPU's memory beside a GPU. Not covered: models over several GPUs are written for, but untried.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
     device = resolve_device(source.device)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own
     try:
         load: Any = AutoModelForCausalLM.from_pretrained
         model, info = load(
@@ -258,7 +258,7 @@ def add_lora(model: nn.Module, lora: LoraSettings, seed: int) -> nn.Module:
         target_modules=lora_layers(model, lora.targets),
         task_type="CAUSAL_LM",
     )
-    with _peft_warnings():
+    with quiet_peft():
         return get_peft_model(model, config)
 
 
@@ -267,7 +267,7 @@ def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
     from peft import PeftModel
 
     try:
-        with _peft_warnings():
+        with quiet_peft():
             return PeftModel.from_pretrained(
                 model,
                 str(folder),
@@ -279,10 +279,11 @@ def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:
 
 
 @contextmanager
-def _peft_warnings() -> Iterator[None]:
-    """PEFT reads a model attribute that transformers deprecates: nothing a user could mend."""
+def quiet_peft() -> Iterator[None]:
+    """PEFT reads a model attribute that transformers deprecates, and minds a base's path: nothing a user could mend."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
         yield
 
 
