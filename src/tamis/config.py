@@ -2,7 +2,8 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,12 +14,15 @@ from tamis.errors import InputError
 from tamis.methods import SELECTORS, parse_method
 
 
+# What PyYAML raises: besides its own errors, those of Python's dates, numbers and stack
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bhf_[A-Za-z0-9]{16,}|[?&](token|key|password|secret)=", re.IGNORECASE)
+_MAX_SEED = 2**32 - 1  # of NumPy
+
+
 def _percentage(value: Any) -> str:
-    try:
-        good = str(value).endswith("%") and 0 <= float(str(value).removesuffix("%")) <= 100
-    except ValueError:
-        good = False
-    if not good:
+    number = re.fullmatch(r"(\d{1,3}(?:\.\d{1,18})?)%", str(value), re.ASCII)
+    if number is None or float(number[1]) > 100:
         raise ValueError(f"expected a percentage such as 5%, got {value!r}")
     return str(value)
 
@@ -45,7 +49,7 @@ Percentage = Annotated[str, BeforeValidator(_percentage)]
 
 
 class _Stage(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(_Stage):
@@ -128,7 +132,7 @@ class RepresentConfig(_Stage):
     adam: Literal["torch", "less", "sgd", "sign"] = Field("torch", description="step direction of pool examples")
     projection: Literal["sketch", "rademacher", "none"] = "sketch"
     dim: int = Field(8192, ge=1)
-    projection_seed: int = Field(0, ge=0)
+    projection_seed: int = Field(0, ge=0, le=_MAX_SEED)
     batch_tokens: int = Field(4096, ge=1, description="padded tokens in one batch")
     shard_rows: int = Field(512, ge=1, description="rows in one shard: what a crash may cost")
 
@@ -162,7 +166,7 @@ class Config(_Stage):
     pick: PickConfig = PickConfig()
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
     out: str | None = Field(None, description="folder for the selection")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=_MAX_SEED)
 
     def to_yaml(self) -> str:
         """The settings as YAML that replays the run from any working directory: local paths are made absolute."""
@@ -177,12 +181,16 @@ class Config(_Stage):
         return yaml.safe_dump(tree, sort_keys=False)
 
     def check_options(self) -> None:
-        """Refuse selector options the method does not have."""
+        """Refuse selector options the method does not have, and values they cannot take."""
         allowed = SELECTORS[parse_method(self.pick.method).selector].options
-        for key in self.pick.options:
+        for key, value in self.pick.options.items():
             if key not in allowed:
                 raise InputError(
                     f"method {self.pick.method!r} has no option {key!r}; it has: {', '.join(allowed) or 'none'}"
+                )
+            if not any(type(value) is type(choice) and value == choice for choice in allowed[key]):
+                raise InputError(
+                    f"pick.options.{key}: expected {' or '.join(map(repr, allowed[key]))}, got {str(value)[:80]!r}"
                 )
 
 
@@ -197,7 +205,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot read this configuration file ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except _NOT_YAML as error:
             raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise InputError(f"{path}: expected keys such as 'data:' and 'pick:', found a {type(loaded).__name__}")
@@ -209,7 +217,33 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     except ValidationError as error:
         raise InputError(_explain(error, str(path) if path else "settings")) from error
     config.check_options()
+    _check_texts(config, str(path) if path else "settings")
     return config
+
+
+def _check_texts(config: Config, where: str) -> None:
+    """Refuse text that no file or path can hold, and secrets: settings are written beside the results."""
+    for key, text in _texts(config.model_dump()):
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"{where}: {key}: expected UTF-8 text without a zero character, got {text!r}; rename the file")
+        if _SECRET.search(text):
+            raise InputError(
+                f"{where}: {key}: expected no password or token, because settings are written beside the results; leave "
+                "it out, and log in with `hf auth login` or the environment variable HF_TOKEN"
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a tree of settings, names of columns and options included, with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield key, name
+            yield from _texts(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -219,7 +253,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"expected KEY=VALUE, such as pick.budget=10%, got {text!r}")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         return key, value  # a bare % or @ is no YAML, but a fine string
 
 

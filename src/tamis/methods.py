@@ -1,7 +1,8 @@
 """The table of methods: what each name means, where its code is, what it needs. Imports nothing heavy."""
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -10,11 +11,14 @@ from tamis.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """`function` is "module:name"; `needs` what it is called with besides n_examples; `options` what a user may set."""
+    """`function` is "module:name"; `needs` what it is called with besides n_examples.
+
+    `options` are what a user may set, each with the values it may have.
+    """
 
     function: str
     needs: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,9 @@ class Method:
 
 
 SELECTORS = {
-    "top_k": Selector("tamis.selectors:top_k", ("similarity", "groups"), ("reduce",)),
+    "top_k": Selector("tamis.selectors:top_k", ("similarity", "groups"), {"reduce": ("group_mean_max", "mean", "max")}),
     "round_robin": Selector("tamis.selectors:round_robin", ("similarity",)),
-    "random": Selector("tamis.selectors:random", ("n_pool", "seed", "sources"), ("balanced",)),
+    "random": Selector("tamis.selectors:random", ("n_pool", "seed", "sources"), {"balanced": (True, False)}),
 }
 
 REPRESENTATIONS = {

@@ -33,7 +33,7 @@ class Budget:
 
 def parse_budget(text: str | int) -> Budget:
     """Read a budget; InputError shows the three forms."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|tok)?\s*", str(text), re.ASCII)
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(%|tok)?\s*", str(text), re.ASCII)
     number, unit = found.groups() if found else ("0", None)
     value = Fraction(number)  # exact: 5% of 100 is 5, not 5.000000000000001
     is_whole = "." not in number
