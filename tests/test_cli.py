@@ -179,7 +179,10 @@ LESS = "select --pool {pool} --target {target} --out {tmp}/out "
         (LESS + "--model {model} --template {tmp}/none.jinja", ["--template", "expected plain, a Jinja template or"]),
         (LESS + "--model {model} model.max_tokens=97", ["model.max_tokens is 97", "has 96 positions"]),
         (LESS + "--model {model} warmup.lora_targets=q_prj", ["has no module named 'q_prj'", "q_proj"]),
-        (LESS + "--model {model} --checkpoints {tmp}", ["(epoch-1, epoch-2, …) or a checkpoint of transformers' Trainer", "found none"]),
+        (
+            LESS + "--model {model} --checkpoints {tmp}",
+            ["or a checkpoint of transformers' Trainer", "found none"],
+        ),
         ("score --pool {pool} --method random", ["picks without similarities: there is nothing to score"]),
         ("inspect {pool} --tokens", ["--tokens needs a tokenizer: say --model FOLDER or hub name"]),
         ("verify {tmp}/none", ["no such folder; give a workspace"]),
@@ -213,3 +216,43 @@ def test_an_interrupt_says_how_to_go_on(cli: Cli, pool_file: Path, tmp_path: Pat
     monkeypatch.setattr("tamis.pipeline.Pipeline.pick", interrupt)
     result = cli("select", "--pool", pool_file, "--method", "random", "--out", tmp_path / "o", code=130)
     assert result.stderr == "tamis: interrupted; the same command goes on from what is finished\n"
+
+
+def test_inspect_tells_of_many_files_what_of_one_and_refuses_none_for_another(
+    cli: Callable[..., Any], tmp_path: Path, pool_file: Path
+) -> None:
+    (tmp_path / "a.json").write_text('[{"question": "Q", "answer": "A"}, {"question": "Q"}]')
+    (tmp_path / "b.yaml").write_text("- a")
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')
+    told = cli("inspect", tmp_path / "a.json", tmp_path / "b.yaml", tmp_path / "c.jsonl", pool_file, code=2).stdout
+    lines = told.splitlines()
+    assert lines[:2] == [
+        f"{tmp_path}/a.json: 1 row, 1 bad, recognised as question/answer by fields question, answer",
+        "  row 2: question without answer (found: question)",
+    ]
+    assert lines[2].startswith(f"refused: {tmp_path}/b.yaml: found .yaml: read are .jsonl, .json (one object a line")
+    assert lines[3].startswith(f"refused: {tmp_path}/c.jsonl: none of the 1 rows can be used: row 1: text without")
+    assert lines[4].startswith(f"{pool_file}: 21 rows, 1 bad, recognised as messages")
+    one = cli("inspect", tmp_path / "c.jsonl", code=2)
+    assert (one.stdout, one.stderr.count("\n")) == ("", 1)
+
+
+def test_bad_rows_are_listed_up_to_a_number(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "Q", "answer": "A"}\n' + "x\n" * 7)
+    assert cli("inspect", tmp_path / "a.jsonl", "--rows", "0").stdout.splitlines()[-1] == (
+        "  and 2 more (--bad-rows 7 shows them)"
+    )
+    assert "more" not in cli("inspect", tmp_path / "a.jsonl", "--rows", "0", "--bad-rows", "7").stdout
+
+
+def test_a_selection_goes_to_picked_unless_said(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"question": "Q{i}", "answer": "A"}}\n' for i in range(40)) + "x\n")
+    monkeypatch.chdir(tmp_path)
+    told = cli("select", "--pool", "a.jsonl", "--method", "random", "--budget", "4").stdout
+    assert "report.html, config.yaml, manifest.json; 1 bad rows in rejected.jsonl" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "picked"}
+    assert cli("select", "--pool", "a.jsonl", "--method", "random", "--on-bad-row", "error", code=2).stderr.startswith(
+        "tamis: a.jsonl row 41: not valid JSON"
+    )

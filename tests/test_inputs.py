@@ -139,3 +139,41 @@ def test_digest() -> None:
     assert digest(lora) == digest({"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "attention"})
     with pytest.raises(TypeError, match="cannot digest a set"):
         digest({1})
+
+
+def test_named_columns_may_be_meant_for_the_target_alone(
+    inputs: Callable[..., Inputs], notes: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "svamp.jsonl"
+    path.write_text('{"Body": "How many?", "Answer": 8}\n')
+    fields = {"prompt": "Body", "completion": "Answer"}
+    given = inputs(data__target=str(path), data__fields=fields)
+    assert len(given.pool) == 20
+    assert given.target[0].messages[1].content == "8"
+    assert f"target: {path}: 1 rows, recognised as prompt/completion by fields prompt=Body, completion=Answer" in notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__fields": {"prompt": "Body"}}, "no file has the columns Body: see the fields of a file with `tamis"),
+        ({"data__format": "preference"}, "no file has rows that --format preference reads"),
+    ],
+)
+def test_names_that_fit_no_file_stop_the_run_before_any_work(
+    inputs: Callable[..., Inputs], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _ = inputs(**changes).pool
+
+
+def test_bad_rows_are_kept_capped_or_an_error(inputs: Callable[..., Inputs], tmp_path: Path) -> None:
+    good, bad = '{"question": "a%d", "answer": "b"}\n', '{"question": "a", "answer": ""}\n'
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(good % i for i in range(20)) + bad * 2)
+    with pytest.raises(InputError, match="2 of 22 rows are bad, more than 5%"):
+        _ = inputs(data__pool=str(path)).pool
+    given = inputs(data__pool=str(path), data__max_bad_rows="10%")
+    assert (len(given.pool), [row.row for row in given.rejected]) == (20, [21, 22])
+    with pytest.raises(InputError, match=r"pool\.jsonl row 21: empty answer; mend or remove it"):
+        _ = inputs(data__pool=str(path), data__on_bad_row="error").pool

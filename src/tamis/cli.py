@@ -235,7 +235,9 @@ def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, toke
     inputs = Inputs(load_config(None, {**overrides, "data.pool": file}), lambda _: None)
     pool = inputs.pool
     for report in inputs.files:
-        counted = f"{report.n_good:,} rows" + (f", {report.n_bad:,} bad" if report.n_bad else "")
+        counted = f"{report.n_good:,} row{'s' * (report.n_good != 1)}" + (
+            f", {report.n_bad:,} bad" if report.n_bad else ""
+        )
         equal = f"; equal to an earlier row: {pool.n_duplicates:,}" if pool.n_duplicates else ""
         typer.echo(f"{report.path}: {counted}, {report.recognised}{equal}")
     for bad in inputs.rejected[:n_bad]:

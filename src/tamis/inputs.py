@@ -56,10 +56,8 @@ class Inputs:
         """The candidates."""
         data = self._config.data
         pool = self._read("pool", data.pool, data.limit, data.keep_duplicates)
-        if (
-            not self._as_named["pool"] and data.target
-        ):  # what --field says is perhaps meant for the target: see before hours of work
-            _ = self.target
+        if data.target and not self._as_named["pool"]:
+            _ = self.target  # is what --field says meant for the target? Better known before hours of work
         return pool
 
     @cached_property
