@@ -7,7 +7,7 @@
     kill -9                                         test_resume, store/test_damage, benchmarks/faults/kill_represent.py
     Ctrl-C                                          here (a signal at each stage), test_resume (at each advance)
     damaged shard, recipe, similarity, checkpoint   here (what a user sees), test_verify, store/test_damage,
-                                                    store/test_fuzz, model/test_checkpoint
+                                                    store/test_store_fuzz, model/test_checkpoint
     store of another recipe                         store/test_feature_store, store/test_damage (a strayed shard)
     NaN, zero gradients, labels cut off             here
     targets of 1 and 5,000 rows, empty groups       here
@@ -258,3 +258,152 @@ for turn in range(60):
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert (tmp_path / "out" / "manifest.json").read_text() in "abc"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+# ---- damaged files, as a user meets them ---------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def prolong(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+DAMAGE = [flip, cut, empty, prolong]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("pattern", "mended_by"),
+    [
+        ("features/*/*.safetensors", "verify"),
+        ("similarity/*.npy", "verify"),
+        ("similarity/*.json", "verify"),
+        ("features/*/recipe.json", "delete"),
+        ("checkpoints/*/epoch-2/checkpoint.json", "delete folder"),
+        ("checkpoints/*/epoch-2/adam.safetensors", "delete folder"),
+        ("checkpoints/*/epoch-2/adapter_model.safetensors", "delete folder"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_remedy_works(
+    cli: Cli,
+    command: list[str],
+    workspace: Path,
+    expected: bytes,
+    tmp_path: Path,
+    pattern: str,
+    mended_by: str,
+    damage: Callable[[Path], None],
+) -> None:
+    path = max(workspace.glob(pattern), key=lambda found: found.stat().st_size)
+    damage(path)
+    if "checkpoints" in pattern:  # they are read where there is something to compute
+        shutil.rmtree(workspace / "features")
+        shutil.rmtree(workspace / "similarity")
+    command = [*command, "--workspace", str(workspace)]
+    result = cli(*command, code=None)
+    if result.exit_code:
+        said = own_sentence(result)
+        assert str(path.parent) in said
+        assert "elete" in said or "remove" in said or "`tamis verify" in said
+        assert not (tmp_path / "out").exists()
+    else:  # nothing but features is damaged, which only `tamis verify` and the making of a similarity read
+        assert picked(tmp_path) == expected
+        assert "features/" in pattern
+    if mended_by == "verify":
+        assert "1 damaged" in cli("verify", workspace, code=1).stdout
+        assert "0 damaged" in cli("verify", workspace).stdout
+    else:
+        assert "1 damaged" in cli("verify", workspace, code=1).stdout
+        path.unlink()
+        if mended_by == "delete folder":
+            shutil.rmtree(path.parent)
+    cli(*command)
+    assert picked(tmp_path) == expected
+
+
+# ---- numbers that are none -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model_with(tiny_model: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, torch.Tensor]], Any]], Path]:
+    """The tiny model with its weights changed."""
+
+    def change(edit: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+        folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+        weights = load_file(folder / "model.safetensors")
+        edit(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return change
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_gives_nan(
+    cli: Cli, command: list[str], model_with: Callable[..., Path], tmp_path: Path, value: float
+) -> None:
+    model = model_with(lambda weights: weights["model.layers.1.mlp.down_proj.weight"].fill_(value))
+    said = own_sentence(cli(*command, "--model", model, code=2))
+    assert "not finite" in said
+    assert "weights" in said
+    assert not list((tmp_path / "ws").rglob("epoch-*"))
+
+
+def token_of(model: Path, text: str) -> int:
+    from transformers import AutoTokenizer
+
+    [token] = set(AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False).input_ids)
+    return int(token)
+
+
+def test_rows_that_give_nan_are_left_out_and_named(
+    cli: Cli, command: list[str], model_with: Callable[..., Path], tmp_path: Path, target_file: Path
+) -> None:
+    """Two rows hold a character whose embedding is NaN; nothing else does."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n}{'^' * (n in (3, 7))}"}, {"role": "assistant", "content": "Yes"}]}
+        for n in range(12)
+    ]
+    pool = tmp_path / "nan.jsonl"
+    pool.write_text("\n".join(map(json.dumps, rows)))
+    good = tmp_path / "good.jsonl"
+    good.write_text("\n".join(json.dumps(row) for n, row in enumerate(rows) if n not in (3, 7)))
+    warm = ["--pool", str(good), "warmup.share=100%"]
+    model = model_with(lambda _: None)
+    weights = load_file(model / "model.safetensors")
+    weights["model.embed_tokens.weight"][token_of(model, "^")] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    cli("warmup", *command[1:], *warm, "--model", model)
+    [checkpoints] = (tmp_path / "ws" / "checkpoints").iterdir()
+    result = cli(*command, "--pool", pool, "--model", model, "--checkpoints", checkpoints, "--budget", "100%")
+    assert "row 4: the loss or its gradient is not finite" in result.stderr
+    assert "10 of 10" in result.stdout
+    left = json.loads((tmp_path / "out" / "manifest.json").read_text())["left_out"]["pool, skipped"]
+    assert [row["row"] for row in left] == [4, 8]
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_a_warm_up_that_diverges_leaves_no_checkpoint_that_is_not_finite(
+    cli: Cli, command: list[str], tmp_path: Path, rate: float
+) -> None:
+    result = cli(*command, f"warmup.learning_rate={rate}", "warmup.epochs=6", code=None)
+    checkpoints = list((tmp_path / "ws").glob("checkpoints/*/epoch-*"))
+    for folder in checkpoints:
+        for name in ("adapter_model", "adam"):
+            assert all(torch.isfinite(t).all() for t in load_file(folder / f"{name}.safetensors").values())
+    if result.exit_code:
+        said = own_sentence(result)
+        assert "lower warmup.learning_rate" in said or "gradient is" in said, said

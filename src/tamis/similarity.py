@@ -143,10 +143,11 @@ def _load_with_ids(path: Path, ids_path: Path) -> tuple[np.ndarray, list[str], l
         raise InputError(f"{path}: no such similarity file. Give the path of a .npy.") from error
     except (*_NOT_NUMPY, LookupError, AttributeError) as error:
         raise DamagedError(f"{path}: it or its ids cannot be read ({error}). {remedy}") from error
-    if matrix.shape != shape or found != expected:
+    n_bytes = path.stat().st_size - matrix.offset
+    if matrix.shape != shape or found != expected or n_bytes != matrix.nbytes:
         raise DamagedError(
             f"{path}: expected shape {shape} and digest {expected} by {ids_path.name}, found {matrix.shape} and "
-            f"{found}. {remedy}"
+            f"{found} in {n_bytes} bytes. {remedy}"
         )
     return matrix, ids["target"], ids["pool"]
 

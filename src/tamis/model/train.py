@@ -204,6 +204,11 @@ def _train(
 ) -> list[Checkpoint]:
     scratch = folder / "trainer"
     done = finished_checkpoints(folder) if base_digest is not None else []
+    # Trainer's folder of an epoch is whole if ours, written after it, is there. After the last epoch it is gone: where
+    # an epoch was removed since, all are trained again.
+    resume = scratch / f"checkpoint-{done[-1].step}" if done else None
+    if len(done) < settings.epochs and resume is not None and not resume.is_dir():
+        done, resume = [], None
     n_tokens = sum(len(e.input_ids) for e in encoded)
     steps = settings.epochs * -(-len(encoded) // settings.batch_size)
     advance(n_tokens * len(done))
@@ -228,10 +233,8 @@ def _train(
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    # Trainer's folder of an epoch is whole if ours, written after it, is there.
-    resume = str(scratch / f"checkpoint-{done[-1].step}") if done else None
     with _unwritten(folder):
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     model.eval()
     shutil.rmtree(scratch, ignore_errors=True)
     return finished_checkpoints(folder) if base_digest is not None else []

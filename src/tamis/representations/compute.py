@@ -10,7 +10,7 @@ import torch
 from tamis.data.chat import Encoded
 from tamis.errors import ModelError
 from tamis.model.batch import Attempts, is_out_of_memory, token_batches
-from tamis.model.checkpoint import Checkpoint, load_moments
+from tamis.model.checkpoint import Checkpoint, load_moments, load_weights
 from tamis.model.load import (
     ModelSource,
     attach_adapter,
@@ -73,6 +73,7 @@ def fill_shards(
     left alone. Where memory runs out, the shard is computed again in batches of half the tokens, and so are those after
     it; `note` gets a sentence about that. ModelError where even single rows are too much.
     """
+    load_weights(recipe.checkpoint)  # a damaged file is named before PEFT stumbles over it
     model = attach_adapter(load_base(recipe.source), recipe.checkpoint.folder)
     device = input_device(model)
     if activation_checkpointing:
@@ -141,7 +142,4 @@ def feature_dim(kind: Kind, dim: int, checkpoint: Checkpoint) -> int:
     """Length of a row: dim, or without projection the number of adapter parameters."""
     if kind != "none":
         return dim
-    from safetensors import safe_open
-
-    with safe_open(checkpoint.folder / "adapter_model.safetensors", framework="np") as file:
-        return sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+    return sum(weight.numel() for weight in load_weights(checkpoint).values())
