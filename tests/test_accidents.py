@@ -1,17 +1,17 @@
 """One accident after another: each stops with one sentence or finishes right, and the same command then finishes.
 
-    accident                                        shown by
-    disk full                                       here (writes that fail), benchmarks/faults/disk_full.py (a real one)
-    read-only workspace, or no place for it         here, benchmarks/faults/read_only.py
-    two runs at once                                here (whole runs, one --out), test_resume (represent), store/test_damage
-    kill -9                                         test_resume, store/test_damage, benchmarks/faults/kill_represent.py
-    Ctrl-C                                          here (a signal at each stage), test_resume (at each advance)
-    damaged shard, recipe, similarity, checkpoint   here (what a user sees), test_verify, store/test_damage,
-                                                    store/test_store_fuzz, model/test_checkpoint
-    store of another recipe                         store/test_feature_store, store/test_damage (a strayed shard)
-    NaN, zero gradients, labels cut off             here
-    targets of 1 and 5,000 rows, empty groups       here
-    odd budgets and pools                           here
+accident                                        shown by
+disk full                                       here (writes that fail), benchmarks/faults/disk_full.py (a real one)
+read-only workspace, or no place for it         here, benchmarks/faults/read_only.py
+two runs at once                                here (whole runs, one --out), test_resume (represent), store/test_damage
+kill -9                                         test_resume, store/test_damage, benchmarks/faults/kill_represent.py
+Ctrl-C                                          here (a signal at each stage), test_resume (at each advance)
+damaged shard, recipe, similarity, checkpoint   here (what a user sees), test_verify, store/test_damage,
+                                                store/test_store_fuzz, model/test_checkpoint
+store of another recipe                         store/test_feature_store, store/test_damage (a strayed shard)
+NaN, zero gradients, labels cut off             here
+targets of 1 and 5,000 rows, empty groups       here
+odd budgets and pools                           here
 """
 
 import errno
@@ -22,7 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,16 @@ Contents = Callable[[Path], dict[str, bytes]]
 def command(settings: dict[str, Any], tmp_path: Path) -> list[str]:
     """`tamis select` of the usual run, with a workspace and an output folder of its own."""
     words = [f"{key}={value}" for key, value in settings.items()]
-    return ["select", *words, "--workspace", str(tmp_path / "ws"), "--out", str(tmp_path / "out"), "--progress", "plain"]
+    return [
+        "select",
+        *words,
+        "--workspace",
+        str(tmp_path / "ws"),
+        "--out",
+        str(tmp_path / "out"),
+        "--progress",
+        "plain",
+    ]
 
 
 @pytest.fixture
@@ -374,7 +383,12 @@ def test_rows_that_give_nan_are_left_out_and_named(
 ) -> None:
     """Two rows hold a character whose embedding is NaN; nothing else does."""
     rows = [
-        {"messages": [{"role": "user", "content": f"Say {n}{'^' * (n in (3, 7))}"}, {"role": "assistant", "content": "Yes"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Say {n}{'^' * (n in (3, 7))}"},
+                {"role": "assistant", "content": "Yes"},
+            ]
+        }
         for n in range(12)
     ]
     pool = tmp_path / "nan.jsonl"
@@ -395,15 +409,163 @@ def test_rows_that_give_nan_are_left_out_and_named(
     assert [row["row"] for row in left] == [4, 8]
 
 
-@pytest.mark.parametrize("rate", [1e6, 1e30])
-def test_a_warm_up_that_diverges_leaves_no_checkpoint_that_is_not_finite(
-    cli: Cli, command: list[str], tmp_path: Path, rate: float
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        ("1e20", "loss not finite in epoch 1, after 2 steps; lower warmup.learning_rate (it is 1e+20)"),
+        (
+            "1e6",
+            "the gradient is zero (so it is with 4 of 4 rows); lower warmup.learning_rate, if the warm-up diverged",
+        ),
+    ],
+)
+def test_a_warm_up_that_diverges(cli: Cli, command: list[str], tmp_path: Path, rate: str, said: str) -> None:
+    """With 1e6 all stays finite, but attention looks at one token alone, and nothing moves it."""
+    assert own_sentence(cli(*command, f"warmup.learning_rate={rate}", code=2)).endswith(said)
+    for path in (tmp_path / "ws").glob("checkpoints/*/epoch-*/a*.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
+
+
+def test_an_adapter_that_is_not_finite_is_never_kept(
+    cli: Cli, command: list[str], tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = cli(*command, f"warmup.learning_rate={rate}", "warmup.epochs=6", code=None)
-    checkpoints = list((tmp_path / "ws").glob("checkpoints/*/epoch-*"))
-    for folder in checkpoints:
-        for name in ("adapter_model", "adam"):
-            assert all(torch.isfinite(t).all() for t in load_file(folder / f"{name}.safetensors").values())
-    if result.exit_code:
-        said = own_sentence(result)
-        assert "lower warmup.learning_rate" in said or "gradient is" in said, said
+    """The last step of an epoch may break what no loss shows any more."""
+
+    class Breaks(torch.optim.AdamW):
+        def step(self, *given: Any, **named: Any) -> Any:
+            super().step(*given, **named)
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1][0, 0] = float("nan")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.optim.AdamW", Breaks)
+        patched.setattr("tamis.model.train.torch.isfinite", lambda x: torch.ones(()) if x.ndim == 1 else ~x.isnan())
+        said = own_sentence(cli(*command, code=2))
+    assert "adapter or its Adam moments not finite in epoch 1, after 3 steps; lower warmup.learning_rate" in said
+    assert not list((tmp_path / "ws").rglob("epoch-*"))
+    cli(*command)
+    assert picked(tmp_path) == expected
+
+
+def test_a_model_without_gradients(cli: Cli, command: list[str], model_with: Callable[..., Path]) -> None:
+    """Its output layer is zero: every token is as likely as any other whatever the adapter does."""
+    model = model_with(
+        lambda weights: [weights[name].zero_() for name in weights if "lm_head" in name or "norm" in name]
+    )
+    said = own_sentence(cli(*command, "--model", model, code=2))
+    assert "no usable target row" in said
+    assert "the gradient is zero (so it is with 4 of 4 rows)" in said
+
+
+def rows_file(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+def row(question: str, answer: str = "Yes.", **fields: Any) -> dict[str, Any]:
+    return {"prompt": question, "completion": answer, **fields}
+
+
+@pytest.mark.parametrize("flag", ["--pool", "--target"])
+def test_all_labels_cut_off(cli: Cli, command: list[str], tmp_path: Path, flag: str) -> None:
+    path = rows_file(tmp_path / "long.jsonl", [row("Why? " * 60), row("Who? " * 60)])
+    said = own_sentence(cli(*command, flag, path, code=2))
+    assert "long.jsonl row 1" in said
+    assert "no completion token within 96 tokens" in said
+
+
+# ---- targets, groups, pools, budgets -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["less", "less+round_robin", "bm25"])
+def test_a_target_of_one_row(cli: Cli, command: list[str], tmp_path: Path, method: str) -> None:
+    target = rows_file(tmp_path / "one.jsonl", [row("How much is 1 and 1?", "It is 2.")])
+    cli(*command, "--target", target, "--method", method)
+    assert len(picked(tmp_path).splitlines()) == 6
+
+
+@pytest.mark.parametrize("method", ["less+round_robin", "bm25"])
+def test_a_target_of_5000_rows(cli: Cli, command: list[str], finished: Path, tmp_path: Path, method: str) -> None:
+    target = rows_file(tmp_path / "many.jsonl", [row(f"Is it {n}?", "No.", subtask=str(n % 7)) for n in range(5000)])
+    [checkpoints] = (finished / "ws" / "checkpoints").iterdir()
+    quick = ["represent.batch_tokens=20000", "represent.shard_rows=1000", "--checkpoints", str(checkpoints)]
+    result = cli(*command, *quick, "--target", target, "--method", method, "--budget", "100%")
+    n_usable = 18 if method != "bm25" else 20
+    assert f"picked {n_usable} of {n_usable} rows" in result.stdout
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["target"]["n_rows"] == 5000
+
+
+def test_groups_that_are_empty(cli: Cli, command: list[str], tmp_path: Path) -> None:
+    """A field that is "", null or missing is no group; rows without one are a group together."""
+    rows = [row("How much is 4 and 4?", "It is 8.", subtask=group) for group in ("", None, "g", 0)]
+    target = rows_file(tmp_path / "groups.jsonl", [*rows, row("Say six twice.", "six six")])
+    cli(*command, "--target", target, "--method", "bm25")
+    by_labels = picked(tmp_path)
+    named = [{**r, "subtask": str(r.get("subtask") or ("zero" if r.get("subtask") == 0 else "none"))} for r in rows]
+    rows_file(target, [*named, {**row("Say six twice.", "six six"), "subtask": "none"}])
+    cli(*command, "--target", target, "--method", "bm25")
+    assert picked(tmp_path) == by_labels
+
+
+def test_a_group_without_a_usable_row(cli: Cli, command: list[str], tmp_path: Path) -> None:
+    rows = [row("How much is 4 and 4?", "It is 8.", subtask="sums"), row("Why? " * 60, subtask="lost")]
+    result = cli(*command, "--target", rows_file(tmp_path / "groups.jsonl", rows))
+    assert "groups.jsonl row 2: no completion token within 96 tokens" in result.stderr
+    assert "target: no row of the group lost can be used, so it has no say" in result.stderr
+
+
+def test_a_budget_larger_than_the_pool(cli: Cli, command: list[str], tmp_path: Path) -> None:
+    result = cli(*command, "--budget", "5000")
+    assert "the budget of 5,000 exceeds the 18 usable rows: all are taken" in result.stderr
+    assert len(picked(tmp_path).splitlines()) == 18
+
+
+@pytest.mark.parametrize("budget", ["0", "-5", "0%", "100.1%", "-5%", "0tok", "1.5", "nan%", "", "9" * 5000])
+def test_budgets_that_are_none(cli: Cli, command: list[str], tmp_path: Path, budget: str) -> None:
+    said = own_sentence(cli(*command, f"--budget={budget}", code=2))
+    assert "expected a budget like 500 (examples), 5% (of the usable rows, up to 100%) or 200000tok" in said
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize("method", ["less", "bm25"])
+def test_the_pool_may_be_the_target(cli: Cli, command: list[str], pool_file: Path, tmp_path: Path, method: str) -> None:
+    cli(*command, "--target", pool_file, "--method", method)
+    assert len(picked(tmp_path).splitlines()) == 6
+
+
+def test_a_target_inside_the_pool_s_pattern_and_files_named_twice(
+    cli: Cli, command: list[str], tmp_path: Path, pool_file: Path, target_file: Path
+) -> None:
+    for path in (pool_file, target_file):
+        shutil.copy(path, tmp_path)
+    pattern, again = tmp_path / "*.jsonl", tmp_path / "pool.jsonl"
+    result = cli(*command, "--pool", pattern, "--pool", again, "--target", target_file, "--method", "bm25")
+    assert "of 24 rows by bm25" in result.stdout  # 20 of the pool, 4 of the target, each once
+
+
+@pytest.mark.parametrize("text", ["", "\n\n \n", "[]", "{}"])
+@pytest.mark.parametrize("flag", ["--pool", "--target"])
+def test_files_with_nothing_in_them(cli: Cli, command: list[str], tmp_path: Path, flag: str, text: str) -> None:
+    path = tmp_path / "none.json"
+    path.write_text(text)
+    assert f"{path}: " in own_sentence(cli(*command, flag, path, code=2))
+
+
+def test_a_file_without_permission_is_named(
+    cli: Cli, command: list[str], pool_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def refuse(path: Path, *mode: Any, **named: Any) -> Any:
+        if path == pool_file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *mode, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert own_sentence(cli(*command, code=2)) == f"tamis: {pool_file}: Permission denied"
+
+
+def test_a_file_whose_name_is_not_utf_8(cli: Cli, command: list[str], tmp_path: Path, pool_file: Path) -> None:
+    shutil.copy(pool_file, os.fsencode(tmp_path) + b"/bad\xff.jsonl")
+    said = own_sentence(cli(*command, "--pool", tmp_path / "*.jsonl", code=2))
+    assert "rename the file" in said

@@ -241,7 +241,16 @@ def test_damaged_ids_are_found(tmp_path: Path) -> None:
     save_similarity(path, MATRIX, TARGET_IDS, POOL_IDS)
     ids = tmp_path / "S.npy.ids.json"
     whole = ids.read_text()
-    for text in (whole[:-1], "", "[]", "7", "{}", whole.replace("aaa", "aab"), "[" * 10**5, whole.replace("target", "t")):
+    for text in (
+        whole[:-1],
+        "",
+        "[]",
+        "7",
+        "{}",
+        whole.replace("aaa", "aab"),
+        "[" * 10**5,
+        whole.replace("target", "t"),
+    ):
         ids.write_text(text)
         with pytest.raises(DamagedError, match="the next run makes both again"):
             load_similarity(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tamis.errors import InputError, TamisError
+from tamis.errors import InputError, TamisError, printable
 
 if TYPE_CHECKING:
     from tamis.pipeline import Pipeline
@@ -90,7 +90,7 @@ def _select(run: "Pipeline") -> None:
         sources[example.source] = sources.get(example.source, 0) + 1
     typer.echo(f"picked {len(selection):,} of {selection.manifest['n_usable']:,} rows by {run.config.pick.method}:")
     for source, n in sorted(sources.items(), key=lambda item: -item[1]):
-        typer.echo(f"  {n / len(selection):6.1%}  {n:6,}  {source}")
+        typer.echo(f"  {n / len(selection):6.1%}  {n:6,}  {printable(source)}")
     rejected = f"; {len(run.inputs.rejected):,} bad rows in rejected.jsonl" if run.inputs.rejected else ""
     files = "selected.jsonl, picks.parquet, report.html, config.yaml, manifest.json"
     typer.echo(f"written to {run.config.out}: {files}{rejected}")
@@ -239,9 +239,9 @@ def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, toke
             f", {report.n_bad:,} bad" if report.n_bad else ""
         )
         equal = f"; equal to an earlier row: {pool.n_duplicates:,}" if pool.n_duplicates else ""
-        typer.echo(f"{report.path}: {counted}, {report.recognised}{equal}")
+        typer.echo(printable(f"{report.path}: {counted}, {report.recognised}{equal}"))
     for bad in inputs.rejected[:n_bad]:
-        typer.echo(f"  row {bad.row}: {bad.reason}")
+        typer.echo(f"  row {bad.row}: {printable(bad.reason)}")
     if len(inputs.rejected) > n_bad:
         typer.echo(f"  and {len(inputs.rejected) - n_bad:,} more (--bad-rows {len(inputs.rejected)} shows them)")
     console = Console(highlight=False)
@@ -291,7 +291,7 @@ def _guard(action: Callable[[], None]) -> None:
     try:
         action()
     except TamisError as error:
-        typer.echo(f"tamis: {error}", err=True)
+        typer.echo(f"tamis: {printable(str(error))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("tamis: interrupted; the same command goes on from what is finished", err=True)

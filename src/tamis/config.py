@@ -13,7 +13,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tamis.errors import InputError
 from tamis.methods import SELECTORS, parse_method
 
-
 # What PyYAML raises: besides its own errors, those of Python's dates, numbers and stack
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bhf_[A-Za-z0-9]{16,}|[?&](token|key|password|secret)=", re.IGNORECASE)
@@ -225,10 +224,12 @@ def _check_texts(config: Config, where: str) -> None:
     """Refuse text that no file or path can hold, and secrets: settings are written beside the results."""
     for key, text in _texts(config.model_dump()):
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-            raise InputError(f"{where}: {key}: expected UTF-8 text without a zero character, got {text!r}; rename the file")
+            raise InputError(
+                f"{where}: {key}: expected UTF-8 text without a zero character, got {text!r}; rename the file"
+            )
         if _SECRET.search(text):
             raise InputError(
-                f"{where}: {key}: expected no password or token, because settings are written beside the results; leave "
+                f"{where}: {key}: expected no password or token, because settings are written beside results; leave "
                 "it out, and log in with `hf auth login` or the environment variable HF_TOKEN"
             )
 

@@ -1,4 +1,7 @@
-"""The few errors of tamis. Each message says what was expected, what was found, where, and what to do."""
+"""The few errors of tamis. Each message says what was expected, what was found, where, and what to do.
+
+`printable` is for messages that repeat text from data.
+"""
 
 
 class TamisError(Exception):
@@ -23,3 +26,9 @@ class StoreError(TamisError):
 
 class DamagedError(StoreError):
     """A cached file fails its checksum or cannot be read; `tamis verify` names it and sets it aside."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text from data as a terminal may have it: control characters (but those to keep) as Python would write them."""
+    is_control = [(c < " " or "\x7f" <= c <= "\x9f") and c not in keep for c in text]
+    return "".join(repr(c)[1:-1] if control else c for c, control in zip(text, is_control, strict=True))

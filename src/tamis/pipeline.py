@@ -228,8 +228,8 @@ class Pipeline:
         pool_stores = self.represent(list(self.inputs.pool), self.config.represent.adam, "pool")
         targets = self._usable(list(self.inputs.target), target_stores, "target")
         pool = self._usable(list(self.inputs.pool), pool_stores, "pool")
-        for group in {e.group: None for e in self.inputs.target}.keys() - {e.group for e in targets}:
-            self.progress.note(f"target: no row of the group {group or '(rows without a group)'} can be used")
+        for group in sorted({str(e.group) for e in self.inputs.target} - {str(e.group) for e in targets}):
+            self.progress.note(f"target: no row of the group {group} can be used, so it has no say")
         rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
         lr_weights = (rates / rates.sum()).tolist()
         target_ids, pool_ids = [e.id for e in targets], [e.id for e in pool]
@@ -270,6 +270,7 @@ class Pipeline:
             raise InputError(
                 f"no usable {what} row; {first.file} row {first.row}: {reasons[first.id]} "
                 f"(so it is with {n_alike:,} of {len(examples):,} rows)"
+                + ("; lower warmup.learning_rate, if the warm-up diverged" if "gradient" in reasons[first.id] else "")
             )
         return usable
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
+from tamis.errors import printable
+
 Kind = Literal["auto", "bar", "plain", "json"]
 Advance = Callable[[int], None]
 
@@ -57,7 +59,7 @@ class Bars:
 
     def note(self, text: str) -> None:
         """See pipeline.Progress."""
-        self._console.print(escape(text), highlight=False)
+        self._console.print(escape(printable(text)), highlight=False)
 
 
 class Lines:
@@ -101,7 +103,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """See pipeline.Progress."""
-        self._say(text, {"event": "note", "text": text})
+        self._say(printable(text), {"event": "note", "text": text})
 
 
 def make(kind: Kind) -> Bars | Lines:

@@ -157,7 +157,7 @@ def _digest(matrix: np.ndarray, ids: Mapping[str, Sequence[str]]) -> str:
     about = [matrix.dtype.str, matrix.shape, ids]
     digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
     for row in matrix:
-        digest.update(np.ascontiguousarray(row))
+        digest.update(np.ascontiguousarray(row).data)
     return digest.hexdigest()
 
 

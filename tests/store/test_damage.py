@@ -165,7 +165,7 @@ def test_a_shard_of_another_recipe_is_never_read(store: FeatureStore, rows, tmp_
     [(_, reason)] = other.verify()
     assert "made by a recipe with digest" in reason
     for reader in (other.held, other.skipped, lambda: other.todo(ids), lambda: other.rows(ids)):
-        with pytest.raises(DamagedError, match="another recipe|made by a recipe"):
+        with pytest.raises(DamagedError, match="made by a recipe"):
             reader()
     other.set_aside(other.folder / path.name)
     assert other.todo(ids) == ids

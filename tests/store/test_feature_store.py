@@ -101,7 +101,9 @@ def test_a_folder_without_a_recipe_is_no_store(tmp_path: Path) -> None:
         FeatureStore.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ['{"dim": ', "", "[]", "7", '{"dim": 6}', '{"recipe": {"dim": 6}, "digest": "00"}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "text", ['{"dim": ', "", "[]", "7", '{"dim": 6}', '{"recipe": {"dim": 6}, "digest": "00"}', "[" * 10**5]
+)
 def test_a_recipe_that_is_not_as_written_is_damage(store: FeatureStore, rows, text: str) -> None:
     path = store.folder / "recipe.json"
     whole = path.read_text()

@@ -54,7 +54,7 @@ def test_changed_files(whole: dict[Path, bytes], rows, data: st.DataObject) -> N
         (lambda: store().norms(kept).tolist(), rows.norm(kept).tolist()),
         (lambda: store().n_tokens(kept).tolist(), rows.n_tokens(kept).tolist()),
         (lambda: store().rows(kept).shape, (len(kept), 6)),
-        (lambda: (load_similarity(folder / "S.npy")[0].tolist()), MATRIX.tolist()),
+        (lambda: load_similarity(folder / "S.npy")[0].tolist(), MATRIX.tolist()),
     ]
     for read, expected in readers:
         try:

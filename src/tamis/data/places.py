@@ -1,6 +1,7 @@
 """The files that paths and patterns name."""
 
 import glob
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +30,8 @@ def expand(paths: Sequence[str]) -> list[str]:
         if not files:
             raise InputError(f"{pattern}: no such file; {_nearest(path)}")
         for name in files:
+            if os.fsencode(name).decode(errors="replace") != name:
+                raise InputError(f"{name!r}: expected a name in UTF-8, which manifests can hold; rename the file")
             found.setdefault(Path(name).resolve(), name)
     return list(found.values())
 

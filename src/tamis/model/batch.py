@@ -123,8 +123,8 @@ def check_causal(model: nn.Module, device: torch.device) -> None:
     padded = example_losses(model, collate([long, short], device))[1]
     if not (alone.isfinite() and padded.isfinite()):
         raise ModelError(
-            f"{type(model).__name__} gives a loss that is not finite ({alone}): look for NaN or infinity in its weights "
-            "(fetch a model that was copied in part again), or set model.dtype=float32"
+            f"{type(model).__name__} gives a loss that is not finite ({alone}): look for NaN or infinity in its "
+            "weights (fetch a model that was copied in part again), or set model.dtype=float32"
         )
     tolerance = 1e-4 if alone.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32 else 5e-2
     if not torch.isclose(alone, padded, rtol=tolerance, atol=tolerance):

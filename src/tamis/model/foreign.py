@@ -13,13 +13,13 @@ whose gradient scaler passed over steps (step counts disagree), states that are 
 
 import hashlib
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NoReturn
 
 import torch
@@ -208,7 +208,7 @@ def _optimizer(folder: Path) -> dict[str, Any]:
     path = folder / "optimizer.pt"
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{path}: cannot be read as plain tensors ({said}); tamis loads no pickled objects: copy the file again, "

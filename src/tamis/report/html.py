@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from tamis.data.example import Example
 from tamis.data.selection import Selection
+from tamis.errors import printable
 
 N_ROWS_SHOWN = 40
 N_CHARACTERS_SHOWN = 1200
@@ -73,7 +74,11 @@ def render_table(title: str, paragraphs: Sequence[str], header: Sequence[str], t
 
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=lambda value: printable(value, "\n\t") if isinstance(value, str) else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tamis.data.chat import Encoded
 from tamis.data.example import Example
+from tamis.errors import printable
 
 SUPERVISED, CONTEXT = "black on green", "dim"
 
@@ -17,7 +18,7 @@ def example_text(example: Example) -> Text:
     """An example's messages."""
     text = heading(example)
     for message in example.messages:
-        text.append(f"{message.role}: ", "bold").append(message.content)
+        text.append(f"{printable(message.role)}: ", "bold").append(printable(message.content, "\n\t"))
         for call in message.tool_calls or ():
             text.append(json.dumps(call, ensure_ascii=False))
         text.append("\n" if message.in_loss else "  [not in the loss]\n")
@@ -29,7 +30,7 @@ def heading(example: Example) -> Text:
     facts = [f"{example.file} row {example.row}", f"source {example.source}"]
     facts += [f"group {example.group}"] * (example.group is not None)
     facts += [f"id {example.row_id}"] * (example.row_id is not None)
-    return Text(" · ".join(facts) + "\n", "bold")
+    return Text(printable(" · ".join(facts)) + "\n", "bold")
 
 
 def token_text(example: Example, encoded: Encoded, tokenizer: Any, *, colour: bool) -> Text:
@@ -37,6 +38,7 @@ def token_text(example: Example, encoded: Encoded, tokenizer: Any, *, colour: bo
     text = heading(example)
     for supervised, ids in _runs(encoded):
         shown = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        shown = printable(shown, "\n\t")
         text.append(f"⟦{shown}⟧" if supervised and not colour else shown, SUPERVISED if supervised else CONTEXT)
     n = len(encoded.input_ids)
     text.append(f"\n{n} tokens, {encoded.n_supervised} supervised, {encoded.n_truncated} cut off\n", "italic")
