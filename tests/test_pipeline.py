@@ -319,7 +319,7 @@ def test_checkpoints_of_another_model_are_refused(
         path.write_text(path.read_text().replace('"base_digest": "', '"base_digest": "0'))
     with pytest.raises(StoreError, match=r"trained on a base model with digest 0.*Give the model they belong to"):
         run(warmup__checkpoints=str(warmup)).score()
-    with pytest.raises(InputError, match="expected a warm-up of tamis .* found none of these"):
+    with pytest.raises(InputError, match=r"expected a warm-up of tamis .* found none of these"):
         run(warmup__checkpoints=str(tmp_path)).score()
 
 
