@@ -45,7 +45,7 @@ def main() -> None:
 def _fuzz(name: str, seconds: int, folder: Path) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["tamis.data", "tamis.config", "tamis.store", "tamis.similarity"]):
+    with atheris.instrument_imports(include=["tamis.data", "tamis.config", "tamis.store", "tamis.similarity", "yaml"]):
         target: Any = importlib.import_module(f"benchmarks.fuzz.{name}")
     corpus = folder / "corpus"
     corpus.mkdir()

@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+import yaml
+
 from tamis.config import Config, known_keys, load_config, parse_override
 from tamis.errors import InputError
 
@@ -12,6 +14,9 @@ SEEDS = [
     b"\0" + _DEFAULTS,
     b"\0data: {pool: [a, b], fields: {prompt: [x, y]}}\npick: {method: less+round_robin, budget: 5%}\n",
     b"\0<<: &a [*a]\n? [1]\n: !!python/object:x {}\n",
+    b"\0seed: !!int ''\nout: !!timestamp x\nworkspace: !!binary YQ==\nlimit: !!bool x\ndata: !!set {a}\n",
+    b"\0seed: 2001-12-14t21:59:43.10-05:00\nwarmup: {learning_rate: 1_0:30.5e+3, weight_decay: .inf}\n",
+    b'\0out: "\\x00\\ud800\\N"\ndata: {pool: [0o17, 0x1F, 0b1, ~, =, <<]}\npick: {options: &b {reduce: *b}}\n',
     *(b"\1" + key.encode() + b"=1" for key in known_keys()),
     b"\1pick.options={balanced: true}\npick.method=random\npick.budget=100tok",
 ]
@@ -30,4 +35,5 @@ def one(data: bytes) -> None:
             config = load_config(None, dict(parse_override(line) for line in lines))
     except InputError:
         return
-    config.to_yaml()
+    if load_config(None, yaml.safe_load(config.to_yaml())).to_yaml() != config.to_yaml():
+        raise AssertionError("the settings written are not those read")
