@@ -22,7 +22,8 @@ def top_k(
     score(pool row) = max over groups of the mean similarity over the group's targets   ("group_mean_max")
                     = mean over all targets ("mean"), or max over all targets ("max"); these two ignore groups.
 
-    `groups` holds one label per target row; targets labelled None form one group of their own. No groups is one group.
+    `groups` holds one label per target row; targets labelled None (in the data: no field, null or an empty string) form
+    one group of their own. No groups is one group.
     Scores are float64 for means, and the similarity's own type for "max".
 
     ValueError for similarities that are not finite, n_examples out of range, or groups of another length.
