@@ -124,7 +124,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n
         ("a.jsonl", POINTER, "`git lfs pull`"),
         ("a.jsonl.gz", POINTER, "`git lfs pull`"),
         ("a.jsonl.gz", b'{"question": "Q", "answer": "A"}', "found no gzip data under this name"),
-        ("a.jsonl", gzip.compress(b"{}"), "found gzip data under this name"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "found gzip data under this name"),
         ("a.jsonl", '{"question": "Q"}'.encode("utf-16"), "expected UTF-8, found UTF-16"),
         ("a.json", b'{\n"question": "Q"}', "question without answer (found: question)"),
         ("a.parquet", b"PAR1", "not a whole Parquet file"),
