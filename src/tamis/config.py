@@ -222,7 +222,8 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
 
 def _check_texts(config: Config, where: str) -> None:
     """Refuse text that no file or path can hold, and secrets: settings are written beside the results."""
-    for key, text in _texts(config.model_dump()):
+    for name, text in _texts(config.model_dump()):
+        key = _key(name)
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
             raise InputError(
                 f"{where}: {key}: expected UTF-8 text without a zero character, got {text!r}; rename the file"
@@ -268,9 +269,14 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
+def _key(key: str) -> str:
+    """A key as one line, whatever a file calls it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in key)
+
+
 def _explain(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = _key(".".join(str(part) for part in first["loc"]))
     if first["type"] == "extra_forbidden":
         known = list(known_keys())
         near = difflib.get_close_matches(place, known, n=1, cutoff=0.5)
