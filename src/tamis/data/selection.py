@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -121,9 +122,24 @@ def check_free(folder: Path) -> None:
         raise InputError(f"{folder}: {parent} cannot be written to ({error.strerror}); choose another --out") from error
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise InputError(f"{folder}: a selection replaces its folder, and this one is in use; choose another --out")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder to write to, found a file; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
+    if _is_foreign(folder):
         raise InputError(
             f"{folder}: this folder holds files that are no tamis selection (no manifest.json); choose another --out"
         )
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder holds something else than a selection; another writer may be renaming it away meanwhile.
+
+    InputError where it is no folder. What is there is asked of one and the same folder, known by number and time.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        while True:
+            before = folder.stat()
+            if not stat.S_ISDIR(before.st_mode):
+                raise InputError(f"{folder}: expected a folder to write to, found a file; choose another --out")
+            names = [path.name for path in folder.iterdir()]
+            after = folder.stat()
+            if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
+                return bool(names) and "manifest.json" not in names
+    return False
