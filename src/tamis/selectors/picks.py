@@ -1,5 +1,6 @@
 """What every selector returns, and the steps that they share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,28 @@ def best(scores: Float[np.ndarray, " pool"], n: int) -> Int64[np.ndarray, " pick
         candidates = np.arange(len(scores))
     highest: np.ndarray = candidates[_descending(scores[candidates])[:n]]
     return highest
+
+
+def highest(rows: Iterable[Float[np.ndarray, " pool"]]) -> Float[np.ndarray, " pool"]:
+    """The elementwise maximum of some rows, one at a time, because the similarity may be on disk."""
+    rows = iter(rows)
+    result = np.array(next(rows))
+    for row in rows:
+        np.maximum(result, row, out=result)
+    return result
+
+
+def by_mass(
+    mass: Float[np.ndarray, " pool"], similarity: Float[np.ndarray, "target pool"], n_examples: int
+) -> Picks:
+    """The rows of the highest mass; those without any follow in `doubly_greedy` order, with score 0."""
+    n_supported = min(int((mass > 0).sum()), n_examples)
+    indices = best(mass, n_supported)
+    if n_supported < n_examples:
+        rest = np.flatnonzero(mass <= 0)
+        nearest = highest(similarity)[rest]
+        indices = np.concatenate([indices, rest[best(nearest, n_examples - n_supported)]])
+    return Picks(indices, mass[indices], n_supported=n_supported)
 
 
 def nearest_target(

@@ -1,11 +1,11 @@
 """LESS's selector: the pool rows most similar to some group of targets."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from tamis.selectors.picks import Picks, best, check_similarity
+from tamis.selectors.picks import Picks, best, check_similarity, highest
 
 _REDUCE = ("group_mean_max", "mean", "max")
 
@@ -40,14 +40,14 @@ def top_k(
     if reduce not in _REDUCE:
         raise ValueError(f"expected reduce to be one of {_REDUCE}, got {reduce!r}")
     if reduce == "max":
-        scores = _highest(similarity)
+        scores = highest(similarity)
     elif reduce == "mean" or groups is None:
         scores = _mean(similarity, range(n_target))
     else:
         members: dict[Hashable, list[int]] = {}
         for target, label in enumerate(groups):
             members.setdefault(label, []).append(target)
-        scores = _highest(_mean(similarity, rows) for rows in members.values())
+        scores = highest(_mean(similarity, rows) for rows in members.values())
     indices = best(scores, n_examples)
     return Picks(indices, scores[indices])
 
@@ -58,11 +58,3 @@ def _mean(similarity: np.ndarray, rows: Sequence[int]) -> Float64[np.ndarray, " 
     for row in rows:
         total += similarity[row]
     return total / len(rows)
-
-
-def _highest(rows: Iterable[np.ndarray]) -> Float[np.ndarray, " pool"]:
-    rows = iter(rows)
-    highest = np.array(next(rows))
-    for row in rows:
-        np.maximum(highest, row, out=highest)
-    return highest
