@@ -55,9 +55,7 @@ def highest(rows: Iterable[Float[np.ndarray, " pool"]]) -> Float[np.ndarray, " p
     return result
 
 
-def by_mass(
-    mass: Float[np.ndarray, " pool"], similarity: Float[np.ndarray, "target pool"], n_examples: int
-) -> Picks:
+def by_mass(mass: Float[np.ndarray, " pool"], similarity: Float[np.ndarray, "target pool"], n_examples: int) -> Picks:
     """The rows of the highest mass; those without any follow in `doubly_greedy` order, with score 0."""
     n_supported = min(int((mass > 0).sum()), n_examples)
     indices = best(mass, n_supported)
