@@ -2,23 +2,31 @@
 
 from tamis.selectors.budget import Budget, cut_to_tokens, parse_budget
 from tamis.selectors.doubly_greedy import doubly_greedy
+from tamis.selectors.knn_kde import knn_kde
 from tamis.selectors.knn_uniform import knn_uniform
+from tamis.selectors.matching_pursuit import matching_pursuit
 from tamis.selectors.picks import Picks, nearest_target
 from tamis.selectors.random import random
 from tamis.selectors.round_robin import round_robin
+from tamis.selectors.rows import Rows
+from tamis.selectors.tagcos import tagcos
 from tamis.selectors.top_k import top_k
 from tamis.selectors.unbalanced_transport import unbalanced_transport
 
 __all__ = [
     "Budget",
     "Picks",
+    "Rows",
     "cut_to_tokens",
     "doubly_greedy",
+    "knn_kde",
     "knn_uniform",
+    "matching_pursuit",
     "nearest_target",
     "parse_budget",
     "random",
     "round_robin",
+    "tagcos",
     "top_k",
     "unbalanced_transport",
 ]

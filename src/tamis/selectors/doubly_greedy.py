@@ -9,8 +9,8 @@ from tamis.selectors.picks import Picks, best, check_similarity, highest
 def doubly_greedy(similarity: Float[np.ndarray, "target pool"], *, n_examples: int) -> Picks:
     """The n_examples pool rows with the highest max over targets, descending; ties to the lowest pool index.
 
-    It looks at one cell at a time and takes the best left over all targets and rows. A target that lies close to much of
-    the pool may get all the picks; `round_robin` is its fair sister. A smaller n_examples is a prefix of a larger one.
+    The best cell of all comes first, whichever target's it is: a target that lies close to much of the pool may get all
+    the picks; `round_robin` is its fair sister. A smaller n_examples is a prefix of a larger one.
 
     ValueError for similarities that are not finite, or n_examples out of range.
 

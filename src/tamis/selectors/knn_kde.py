@@ -32,16 +32,18 @@ def knn_kde(
 
     A target that goes as far as its k-th neighbour has the count s_k = Σ_{i≤k} 1/ρ_i and the cost
     s_k·d_{k+1} − Σ_{i≤k} d_i/ρ_i. In order of their counts (ties: lower k, then lower target) neighbours are accepted
-    until (α/c)·Σ_targets cost ≥ (1 − α)·M; each target's nearest is accepted always, its L-th never. With s the count at
-    that point an accepted row gets 1/(M·s·ρ), at most 1/M, and what is left of a target's 1/M goes to its next neighbour.
+    until (α/c)·Σ_targets cost ≥ (1 − α)·M; each target's nearest is accepted always, its L-th never. With s the count
+    at that point an accepted row gets 1/(M·s·ρ), at most 1/M, and what is left of a target's 1/M goes to its next
+    neighbour.
 
     Rows that no target gives to follow in `doubly_greedy` order, from `n_supported` on. A smaller n_examples is a
     prefix of a larger one. Densities are float32 sums: rows whose masses agree to 1e-6 may change places.
 
     Departures: a pool of fewer than 20 rows has L = min(2, pool) instead of pool/10.
 
-    Memory: 20 bytes for each target and neighbour, and `memory_bytes` for blocks of features. ValueError for similarities
-    that are not finite, features that do not fit them, n_examples out of range, or settings that make no sense.
+    Memory: some 100 bytes for each target and neighbour, and `memory_bytes` for blocks of features. ValueError for
+    similarities that are not finite, features that do not fit them, n_examples out of range, or settings that make no
+    sense.
 
     Source: TSDS, Liu et al., arXiv 2410.11303 (algorithm KNN-KDE).
 

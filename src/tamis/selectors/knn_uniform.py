@@ -16,8 +16,8 @@ def knn_uniform(
 ) -> Picks:
     """The pool rows with the most mass, where each of M targets gives 1/(K·M) to each of its K nearest rows.
 
-    With d = 1 − S, a target's L = min(n_neighbors, pool) nearest sorted so that d₁ ≤ … ≤ d_L, K is the smallest k ≥ 1 at
-    which
+    With d = 1 − S, a target's L = min(n_neighbors, pool) nearest sorted so that d₁ ≤ … ≤ d_L, K is the smallest k ≥ 1
+    at which
 
         (α/c) · Σ_targets Σ_{j≤k} (d_{k+1} − d_j)  ≥  (1 − α)·M,
 

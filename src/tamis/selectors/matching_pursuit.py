@@ -22,15 +22,15 @@ def matching_pursuit(
 ) -> Picks:
     """Rows taken one by one, each the one most correlated with what the others leave of the goal.
 
-    With rows a_i of `features`, goal b, support S and residual r = b − A_Sᵀx: take the row with the largest ⟨a_i, r⟩ and
-    solve (A_S A_Sᵀ + ridge·I) x = A_S b; the first row's coefficient is ⟨a, b⟩/⟨a, a⟩, without the ridge. The most
+    With rows a_i of `features`, goal b, support S and residual r = b − A_Sᵀx: take the row with the largest ⟨a_i, r⟩,
+    and solve (A_S A_Sᵀ + ridge·I) x = A_S b; the first row's coefficient is ⟨a, b⟩/⟨a, a⟩, without the ridge. The most
     negative coefficient is dropped and the rest solved again, until none is negative.
 
     A pursuit ends when it has what is asked for, at ‖r‖/‖b‖ < tolerance, when the best row is in S already, or when the
     newest row is the one dropped. Then it begins anew on the rows left, with the same goal, until n_examples are found.
 
     Picks come pursuit by pursuit, each in the order of taking; scores are ⟨a_i, r⟩ at that moment. Weights are x, times
-    the pursuit's share of the picks, so that Σ weight·row, the mean of what the pursuits reached, approximates the goal.
+    the pursuit's share of the picks: Σ weight·row, the mean of what the pursuits reached, approximates the goal.
     Ties go to the lowest pool index. A smaller n_examples is a prefix of a larger one unless a row was dropped.
 
     Memory: `memory_bytes` for products of rows, at most, and 8 bytes for each pair of rows in one pursuit.
@@ -69,7 +69,7 @@ class _Products:
     While the support is small against dim, the products of all rows with a row of the support are kept, and A r is
     A b − Σ x_j A a_j without reading a feature. The columns A a_j of several likely next rows are computed at once:
     those with the highest correlation now. It costs little more to read the features for many columns than for one,
-    and most of them are wanted later. In little memory, or a support that is large against dim, A r is computed as such.
+    and most of them are wanted later. In little memory, or for a support large against dim, A r is computed as such.
     """
 
     def __init__(self, features: Rows, goal: Float64[np.ndarray, " dim"], n_examples: int, memory_bytes: int) -> None:
@@ -104,7 +104,8 @@ class _Products:
             return dot(self.features, self.residual(support, x).astype(np.float32))
         coefficients = np.zeros(len(self._place), np.float32)
         coefficients[[self._place[i] for i in support.tolist()]] = x
-        return self.with_goal - coefficients @ self._columns[: len(self._place)]
+        left: np.ndarray = self.with_goal - coefficients @ self._columns[: len(self._place)]
+        return left
 
     def with_row(
         self, new: int, support: Int64[np.ndarray, " row"], correlations: Float32[np.ndarray, " pool"]
@@ -119,7 +120,8 @@ class _Products:
             if len(self._place) == len(self._columns):
                 self._forget_all_but(support)
             self._compute(new, correlations)
-        return self._columns[self._place[new], wanted].astype(np.float64)
+        kept: np.ndarray = self._columns[self._place[new], wanted].astype(np.float64)
+        return kept
 
     def _forget_all_but(self, support: Int64[np.ndarray, " row"]) -> None:
         places = [self._place[row] for row in support.tolist()]
@@ -161,7 +163,7 @@ class _Pursuit:
                 return
 
     def _distance(self, goal_length: float) -> float:
-        """‖r‖: by ‖r‖² = ‖b‖² − xᵀA_S b − ridge·‖x‖², which holds for the x solved for, unless rounding could matter."""
+        """‖r‖; by ‖r‖² = ‖b‖² − xᵀA_S b − ridge·‖x‖², which holds for solutions, where rounding does not matter."""
         squared = goal_length**2 - self.x @ self._with_goal() - self._ridge * self.x @ self.x
         if len(self.x) > 1 and squared > _NEAR * goal_length**2:
             return float(np.sqrt(squared))

@@ -1,10 +1,11 @@
 """Feature rows that need not be in memory: what selectors over features read, a block at a time."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 
 from tamis.selectors.picks import check_n_examples
 
@@ -25,6 +26,24 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any, /) -> Any:
         """The rows of a slice or of an array of positions, as an array `[row, dim]`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the rows, by position, as rows of their own; nothing is read before it is asked for."""
+
+    features: Rows
+    positions: Int64[np.ndarray, " row"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(row, dim)."""
+        return len(self.positions), self.features.shape[1]
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        """The rows of a slice or of positions among these."""
+        part: np.ndarray = self.features[self.positions[rows]]
+        return part
 
 
 def blocks(features: Rows, block_bytes: int = _BLOCK_BYTES) -> Iterator[tuple[slice, Float32[np.ndarray, "row dim"]]]:
