@@ -26,8 +26,9 @@ def matching_pursuit(
     and solve (A_S A_Sᵀ + ridge·I) x = A_S b; the first row's coefficient is ⟨a, b⟩/⟨a, a⟩, without the ridge. The most
     negative coefficient is dropped and the rest solved again, until none is negative.
 
-    A pursuit ends when it has what is asked for, at ‖r‖/‖b‖ < tolerance, when the best row is in S already, or when the
-    newest row is the one dropped. Then it begins anew on the rows left, with the same goal, until n_examples are found.
+    A pursuit ends when it has what is asked for, at ‖r‖/‖b‖ ≤ tolerance, when the best row is in S already, or when the
+    newest row is the one dropped; also, so that it surely ends, when dropping leads back to an earlier S. A row alone is
+    not dropped. Then the pursuit begins anew on the rows left, with the same goal, until n_examples are found.
 
     Picks come pursuit by pursuit, each in the order of taking; scores are ⟨a_i, r⟩ at that moment. Weights are x, times
     the pursuit's share of the picks: Σ weight·row, the mean of what the pursuits reached, approximates the goal.
@@ -109,7 +110,7 @@ class _Products:
 
     def with_row(
         self, new: int, support: Int64[np.ndarray, " row"], correlations: Float32[np.ndarray, " pool"]
-    ) -> Float64[np.ndarray, " row"]:
+    ) -> Float64[np.ndarray, " row_and_new"]:
         """⟨a_i, a_new⟩ of the rows of the support, and of the new row itself as the last."""
         wanted = np.append(support, new)
         if not self.keeps:
@@ -150,6 +151,7 @@ class _Pursuit:
         self.scores = np.empty(0)
         self.x = np.empty(0)
         self._factor = np.zeros((0, 0))
+        self._seen: set[bytes] = set()
 
     def run(self, n_asked: int, tolerance: float) -> None:
         """Take rows until the pursuit ends; at least one."""
@@ -182,7 +184,8 @@ class _Pursuit:
         return int(near[exact.argmax()]), float(exact.max())
 
     def _add(self, new: int, score: float) -> bool:
-        """Take a row and solve; False where it is the newest row that had to go."""
+        """Take a row and solve; False where that is the row that had to go, or the pursuit goes round in circles."""
+        n_before = len(self.support)
         products = self._products.with_row(new, self.support, self._correlations)
         self.support = np.append(self.support, new)
         self.scores = np.append(self.scores, score)
@@ -194,14 +197,23 @@ class _Pursuit:
         while True:
             half = solve_triangular(self._factor, self._with_goal(), lower=True, check_finite=False)
             self.x = solve_triangular(self._factor, half, lower=True, trans="T", check_finite=False)
-            if (self.x >= 0).all():
-                return bool(self.support[-1] == new)
+            if (self.x >= 0).all() or len(self.x) == 1:
+                break
             self._drop(int(self.x.argmin()))
+        return bool(self.support[-1] == new) and not self._came_back(n_before)
+
+    def _came_back(self, n_before: int) -> bool:
+        """Whether rows were dropped, and this is the support of an earlier time."""
+        support = np.sort(self.support).tobytes()
+        is_seen = support in self._seen
+        if len(self.support) <= n_before:  # not grown: some were dropped
+            self._seen.add(support)
+        return is_seen
 
     def _with_goal(self) -> Float64[np.ndarray, " row"]:
         return self._products.with_goal[self.support].astype(np.float64)
 
-    def _grow(self, products: Float64[np.ndarray, " row"]) -> None:
+    def _grow(self, products: Float64[np.ndarray, " row_and_new"]) -> None:
         n = len(products) - 1
         side = solve_triangular(self._factor, products[:-1], lower=True, check_finite=False) if n else np.empty(0)
         # Positive but for rounding, which may say otherwise of a row that is in the span of the others (ridge 0)
