@@ -540,7 +540,10 @@ def test_a_target_inside_the_pool_s_pattern_and_files_named_twice(
         shutil.copy(path, tmp_path)
     pattern, again = tmp_path / "*.jsonl", tmp_path / "pool.jsonl"
     result = cli(*command, "--pool", pattern, "--pool", again, "--target", target_file, "--method", "bm25")
-    assert "of 24 rows by bm25" in result.stdout  # 20 of the pool, 4 of the target, each once
+    assert "of 20 rows by bm25" in result.stdout  # 20 of the pool; the 4 of the target give themselves away
+    assert "pool, leaked" in result.stderr
+    result = cli(*command, "--pool", pattern, "--target", target_file, "--method", "bm25", "--keep-leaks")
+    assert "of 24 rows by bm25" in result.stdout
 
 
 @pytest.mark.parametrize("text", ["", "\n\n \n", "[]", "{}"])

@@ -31,7 +31,7 @@ def test_help_of_every_command(cli: Cli, name: str) -> None:
 
 def test_help_names_the_defaults(cli: Cli) -> None:
     shown = " ".join(cli("select", "--help").stdout.replace("│", " ").split())
-    for default in ("less", "5%", ".tamis", "0", "auto"):
+    for default in ("less; without target tagcos", "5%", ".tamis", "0", "auto"):
         assert f"(default: {default})" in shown
 
 
@@ -171,7 +171,7 @@ LESS = "select --pool {pool} --target {target} --out {tmp}/out "
         (RANDOM + "--limit 0", ["data.limit: ", "greater than or equal to 1"]),
         (RANDOM + "pick.options={{reduce: max}}", ["method 'random' has no option 'reduce'; it has: balanced"]),
         ("select --method random --out {tmp}/out", ["no pool given: say --pool FILE"]),
-        ("select --pool {pool} --out {tmp}/out", ["no target given: say --target FILE"]),
+        ("select --pool {pool} --out {tmp}/out --method bm25", ["no target given: say --target FILE"]),
         (LESS, ["no model given: say --model FOLDER or hub name"]),
         (LESS + "--model {tmp}/empty", ["cannot load a", "expected a folder in Hugging Face format or a hub name"]),
         (LESS + "--model {tmp}/weightless", ["found no weights in safetensors format"]),

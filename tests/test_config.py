@@ -19,7 +19,8 @@ def test_defaults_are_the_papers() -> None:
     assert (warmup.lora_rank, warmup.lora_alpha, warmup.lora_dropout) == (128, 512, 0.1)
     assert (warmup.learning_rate, warmup.warmup_ratio, warmup.lora_targets) == (2e-5, 0.03, "attention")
     assert (config.represent.adam, config.represent.projection, config.represent.dim) == ("torch", "sketch", 8192)
-    assert (config.pick.method, config.pick.budget, config.workspace, config.seed) == ("less", "5%", ".tamis", 0)
+    assert (config.method.name, config.pick.budget, config.workspace, config.seed) == ("tagcos", "5%", ".tamis", 0)
+    assert load_config(None, {"data.target": "t"}).method.name == "less"
 
 
 def test_yaml_then_overrides(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_yaml_then_overrides(tmp_path: Path) -> None:
     assert config.data.pool == ["a.jsonl"]  # one file is a list of one
     assert config.data.fields == {"prompt": ["ask"]}
     assert config.data.target == ["t.jsonl", "u.jsonl"]
-    assert (config.pick.method, config.pick.budget, config.seed) == ("random", "200", 3)
+    assert (config.method.name, config.pick.budget, config.seed) == ("random", "200", 3)
     path.write_text("")
     assert load_config(path) == Config()
 
@@ -41,7 +42,7 @@ def test_yaml_then_overrides(tmp_path: Path) -> None:
         ("represent.dim=64", 64),
         ("warmup.learning_rate=1e-3", "1e-3"),  # YAML 1.1 sees a string here; the setting is a number all the same
         ("warmup.lora_targets=[q_proj, v_proj]", ["q_proj", "v_proj"]),
-        ("pick.options={reduce: max}", {"reduce": "max"}),
+        ("pick.options={n_clusters: 9}", {"n_clusters": 9}),
         ("model.template=a=b", "a=b"),
         ("model.name=@x", "@x"),  # no YAML
         ("out=", None),
@@ -79,7 +80,11 @@ def test_other_words_are_no_override(text: str) -> None:
         ("model.dtype", "float16", r"model.dtype: Input should be 'auto', 'float32' or 'bfloat16' \(got 'float16'\)"),
         ("represent.adam", "adam", "represent.adam: Input should be 'torch', 'less', 'sgd' or 'sign'"),
         ("seed.x", 1, r"settings: seed: Input should be a valid integer \(got \{'x': 1\}\)"),
-        ("pick.options", {"reduces": 1}, "method 'less' has no option 'reduces'; it has: reduce"),
+        (
+            "pick.options",
+            {"reduces": 1},
+            "method 'tagcos' has no option 'reduces'; it has: n_clusters, ridge, tolerance",
+        ),
         ("data.limit", "many", r"data.limit: .*valid integer.*\(got 'many'\)"),
     ],
 )
@@ -139,7 +144,8 @@ def test_yaml_replays_every_setting(
     config = load_config(
         None,
         {"pick.budget": budget, "seed": seed, "data.fields": fields, "warmup.lora_targets": name or "x"}
-        | {"data.limit": limit, "data.pool": "/a/*.jsonl", "workspace": "/w", "model.revision": name},
+        | {"data.limit": limit, "data.pool": "/a/*.jsonl", "workspace": "/w", "model.revision": name}
+        | {"pick.method": "tagcos", "data.evaluation": "/e", "pick.include": "/i", "pick.quotas": {"x": "5%"}},
     )
     assert load_config(None, yaml.safe_load(config.to_yaml())) == config
 

@@ -107,16 +107,18 @@ def test_budgets_of_thousands_of_digits(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_every_value_of_an_option_is_one_the_selector_takes(name: str) -> None:
+def test_every_option_is_one_the_selector_takes(name: str) -> None:
     import numpy as np
 
-    given = {"similarity": np.eye(3, dtype=np.float32), "groups": ["a", "b", "b"], "n_pool": 3, "seed": 0}
-    for option, values in SELECTORS[name].options.items():
-        for value in values:
-            named = {need: given[need] for need in SELECTORS[name].needs if need in given}
-            chosen = {"sources": ["x", "y", "y"]} if option == "balanced" and value else {option: value}
-            if option == "balanced" and not value:
-                chosen = {}
+    rows = np.eye(3, dtype=np.float32)
+    given = {"similarity": rows, "groups": ["a", "b", "b"], "n_pool": 3, "seed": 0, "features": rows, "map": map}
+    given |= {"goal": rows[0], "pool_features": [rows], "lr_weights": [1.0], "memory_bytes": 1 << 20}
+    named = {need: given[need] for need in SELECTORS[name].needs if need in given}
+    for option, choices in SELECTORS[name].options.items():
+        for value in [choices(1) / 2 if choices is float else 1] if isinstance(choices, type) else choices:
+            chosen = {option: value}
+            if option == "balanced":
+                chosen = {"sources": ["x", "y", "y"]} if value else {}
             assert len(load(SELECTORS[name].function)(**named, n_examples=2, **chosen)) == 2
 
 

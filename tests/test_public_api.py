@@ -19,7 +19,9 @@ def test_exported_names() -> None:
         "ChatError", "DamagedError", "InputError", "ModelError", "StoreError", "TamisError", "select",
     ]  # fmt: skip
     assert tamis.selectors.__all__ == [
-        "Budget", "Picks", "cut_to_tokens", "nearest_target", "parse_budget", "random", "round_robin", "top_k",
+        "Budget", "Picks", "Rows", "cut_to_tokens", "doubly_greedy", "facility_location", "herding", "k_center",
+        "knn_kde", "knn_uniform", "matching_pursuit", "nearest_target", "parse_budget", "random", "round_robin",
+        "tagcos", "top_k", "unbalanced_transport",
     ]  # fmt: skip
     for module in (tamis, tamis.selectors):
         assert all(hasattr(module, name) for name in module.__all__)
@@ -69,7 +71,7 @@ def test_select_writes_nothing_without_out(pool_file: Path, tmp_path: Path, monk
 
 def test_errors_of_select_are_tamis_errors(pool_file: Path) -> None:
     with pytest.raises(tamis.TamisError, match="no target given"):
-        tamis.select(pool_file)
+        tamis.select(pool_file, method="less")
     with pytest.raises(ValueError, match="unknown method"):
         tamis.select(pool_file, method="no")
     assert all(issubclass(getattr(tamis, name), tamis.TamisError) for name in tamis.__all__ if name.endswith("Error"))

@@ -166,6 +166,7 @@ def evil_run(cli: Cli, tmp_path: Path) -> Callable[..., Any]:
             bad = "\n".join(json.dumps({"prompt": text}) for text in EVIL[: 1 if name == "pool" else 0])
             (data / f"<b>{name}&.jsonl").write_text("\n".join(map(json.dumps, some)) + "\n" + bad)
         words = ("--pool", data / "<b>pool&.jsonl", "--target", data / "<b>target&.jsonl", *words)
+        words = (*words, "--keep-leaks")  # a pool row is equal to a target row
         return cli("select", *words, "--max-bad-rows", "50%", "--out", data / "out", "--workspace", data / "ws")
 
     return run

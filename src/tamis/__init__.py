@@ -22,7 +22,7 @@ def select(
     target: Files | None = None,
     *,
     model: str | Path | None = None,
-    method: str = "less",
+    method: str | None = None,
     budget: str | int = "5%",
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -31,7 +31,8 @@ def select(
 
     pool, target    files or glob patterns; methods such as `random` need no target
     model           folder in Hugging Face format or hub name; methods such as `bm25` need none
-    method          representation and selector: less, bm25, random, less+round_robin, …
+    method          representation and selector: less, tagcos, bm25, random, less+knn_kde, …; by default less, and
+                    without a target tagcos
     budget          500 (examples), "5%" (of the usable rows) or "200000tok" (supervised tokens)
     out             folder to write the selection to; nothing is written without it, but for the workspace's caches
     settings        any other setting by its name in the configuration, {"warmup.epochs": 2, "workspace": "/data/ws"}

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,13 @@ PoolFiles = Annotated[
     list[str] | None, typer.Option("--pool", help="candidate files (globs allowed), or hf://NAME?split=S")
 ]
 TargetFiles = Annotated[
-    list[str] | None, typer.Option("--target", help="files of the examples that show the capability")
+    list[str] | None,
+    typer.Option("--target", help="files of the examples that show the capability; NAME=FILE for each of several"),
 ]
 ModelName = Annotated[str | None, typer.Option("--model", help="model folder or hub name")]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="less, bm25, random, less+round_robin, … (default: less)")
+    str | None,
+    typer.Option("--method", help="less, tagcos, bm25, random, less+knn_kde, … (default: less; without target tagcos)"),
 ]
 BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok (default: 5%)")]
 Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to (default: picked)")]
@@ -39,6 +42,18 @@ Workspace = Annotated[str | None, typer.Option("--workspace", help="cached check
 Checkpoints = Annotated[
     str | None, typer.Option("--checkpoints", help="a finished warm-up to use instead of a new one")
 ]
+SimilarityFile = Annotated[
+    str | None, typer.Option("--similarity", help="a .npy [target, pool] of your own, in place of a representation")
+]
+Include = Annotated[list[str] | None, typer.Option("--include", help="file of ids or row_ids that are taken first")]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="file of ids or row_ids that are never taken")]
+Evaluation = Annotated[
+    list[str] | None, typer.Option("--evaluation", help="files of test rows: what gives them away is left out")
+]
+KeepLeaks = Annotated[
+    bool | None, typer.Option("--keep-leaks", help="report leaks, but leave them in", show_default=False)
+]
+Memory = Annotated[str | None, typer.Option("--memory", help="for similarities and features, as 8GB (default: half)")]
 Limit = Annotated[int | None, typer.Option("--limit", help="only the first rows of the pool")]
 Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks (default: 0)")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N (default: auto)")]
@@ -62,6 +77,8 @@ RemoteCode = Annotated[
 ]
 ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
 
+_NAMED = re.compile(r"[\w-]+=")
+
 KEYS = {
     "pool": "data.pool",
     "target": "data.target",
@@ -76,6 +93,12 @@ KEYS = {
     "checkpoints": "warmup.checkpoints",
     "method": "pick.method",
     "budget": "pick.budget",
+    "similarity": "pick.similarity",
+    "include": "pick.include",
+    "exclude": "pick.exclude",
+    "keep_leaks": "pick.keep_leaks",
+    "evaluation": "data.evaluation",
+    "memory": "memory",
     "workspace": "workspace",
     "out": "out",
     "seed": "seed",
@@ -88,7 +111,7 @@ def _select(run: "Pipeline") -> None:
     sources: dict[str, int] = {}
     for example in selection.examples:
         sources[example.source] = sources.get(example.source, 0) + 1
-    typer.echo(f"picked {len(selection):,} of {selection.manifest['n_usable']:,} rows by {run.config.pick.method}:")
+    typer.echo(f"picked {len(selection):,} of {selection.manifest['n_usable']:,} rows by {run.method.name}:")
     for source, n in sorted(sources.items(), key=lambda item: -item[1]):
         typer.echo(f"  {n / len(selection):6.1%}  {n:6,}  {printable(source)}")
     rejected = f"; {len(run.inputs.rejected):,} bad rows in rejected.jsonl" if run.inputs.rejected else ""
@@ -121,6 +144,12 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
         model: ModelName = None,
         method: MethodName = None,
         budget: BudgetText = None,
+        similarity: SimilarityFile = None,
+        evaluation: Evaluation = None,
+        keep_leaks: KeepLeaks = None,
+        include: Include = None,
+        exclude: Exclude = None,
+        memory: Memory = None,
         out: Out = None,
         workspace: Workspace = None,
         checkpoints: Checkpoints = None,
@@ -159,6 +188,13 @@ def _pipeline(given: dict[str, Any], *, out: str | None) -> "Pipeline":
         else:
             raise InputError(f"expected one YAML file and KEY=VALUE settings, got {argument!r}")
     overrides |= {key: given[flag] for flag, key in KEYS.items() if given[flag] not in (None, [])}
+    if named := [file for file in given["target"] or [] if _NAMED.match(file) and not Path(file).exists()]:
+        if len(named) < len(given["target"]):
+            raise InputError(f"--target: name every target or none, got {' and '.join(given['target'])}")
+        del overrides["data.target"]
+        for file in named:
+            name, _, path_of = file.partition("=")
+            overrides.setdefault(f"data.targets.{name}.files", []).append(path_of)
     if given["field"]:
         overrides["data.fields"] = _fields(given["field"])
     config = load_config(path, overrides)

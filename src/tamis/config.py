@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tamis.errors import InputError
-from tamis.methods import SELECTORS, parse_method
+from tamis.methods import SELECTORS, Method, parse_method, parse_selector
 
 # What PyYAML raises: besides its own errors, those of Python's dates, numbers and stack
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
@@ -43,6 +43,19 @@ def _absolute(path: str) -> str:
     return f"hf://{Path(name).absolute()}{mark}{query}" if Path(name).is_dir() else path
 
 
+def memory_bytes(text: str) -> int:
+    """8GB or 500 MB as bytes (of 1024³ and 1024² each)."""
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT])i?B?\s*", text, re.ASCII | re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"expected an amount of memory such as 8GB or 500MB, got {text!r}")
+    return int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2].upper())))
+
+
+def _amount(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Amount = Annotated[str, BeforeValidator(_amount)]
 Paths = Annotated[list[str], BeforeValidator(_as_list)]
 Percentage = Annotated[str, BeforeValidator(_percentage)]
 
@@ -51,11 +64,22 @@ class _Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+class TargetConfig(_Stage):
+    """One of several targets."""
+
+    files: Paths = Field([], description="files of the few examples that show it")
+    weight: float = Field(1.0, gt=0, description="its part of the budget, against the others'")
+
+
 class DataConfig(_Stage):
     """What is read, and how."""
 
     pool: Paths = Field([], description="candidate files (globs allowed), or hf://NAME?config=C&split=S&revision=R")
     target: Paths = Field([], description="files of the few examples that show the capability")
+    targets: dict[str, TargetConfig] = Field(
+        {}, description="NAME: {files, weight}, in place of target: several, each with a part of the budget"
+    )
+    evaluation: Paths = Field([], description="files of test rows that no pick may give away")
     fields: dict[str, Annotated[list[str], BeforeValidator(_as_list)]] = Field(
         {}, description="NAME: COLUMN(s), where fields are not recognised"
     )
@@ -66,6 +90,12 @@ class DataConfig(_Stage):
     max_bad_rows: Percentage = Field("5%", description="more bad rows than this share of a file stop the run")
     limit: int | None = Field(None, ge=1, description="only the first rows of the pool, for trial runs")
     keep_duplicates: bool = Field(False, description="equal rows are candidates more than once")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "DataConfig":
+        if self.target and self.targets:
+            raise ValueError("expected target or targets, got both; name the one among the others")
+        return self
 
 
 class ModelConfig(_Stage):
@@ -139,20 +169,35 @@ class RepresentConfig(_Stage):
 class PickConfig(_Stage):
     """Which examples to take."""
 
-    method: str = "less"
-    budget: str = Field("5%", description="500 (examples), 5% (of usable rows) or 200000tok (supervised tokens)")
+    method: str | None = Field(None, description="default: less with a target, tagcos without")
+    budget: Amount = Field("5%", description="500 (examples), 5% (of usable rows) or 200000tok (supervised tokens)")
     options: dict[str, Any] = Field({}, description="the selector's own options, such as reduce: max")
+    similarity: str | None = Field(None, description="a .npy [target, pool] of one's own, in place of a representation")
+    include: Paths = Field([], description="files of ids or row_ids, one a line: taken first, whatever the method says")
+    exclude: Paths = Field([], description="files of ids or row_ids, one a line: never taken")
+    min_tokens: int | None = Field(None, ge=1, description="rows with fewer supervised tokens are no candidates")
+    max_tokens: int | None = Field(None, ge=1, description="rows with more supervised tokens are no candidates")
+    quotas: dict[str, Amount] = Field({}, description="SOURCE: at most 500, 20% (of the budget) or 9000tok of it")
+    floors: dict[str, Amount] = Field({}, description="SOURCE: at least so much of it")
+    near_duplicates: float | None = Field(
+        None, gt=0, le=1, description="skip rows this similar to one picked (Jaccard similarity of 5 words), as 0.8"
+    )
+    keep_leaks: bool = Field(False, description="rows that share words with target or evaluation rows stay candidates")
 
     @field_validator("method")
     @classmethod
-    def _known(cls, value: str) -> str:
-        parse_method(value)
+    def _known(cls, value: str | None) -> str | None:
+        if value not in (None, *SELECTORS):
+            parse_method(str(value))
         return value
 
-    @field_validator("budget", mode="before")
-    @classmethod
-    def _text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    @model_validator(mode="after")
+    def _fitting(self) -> "PickConfig":
+        if self.method is not None:
+            (parse_method if self.similarity is None else parse_selector)(self.method)
+        if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"expected min_tokens up to max_tokens, got {self.min_tokens} and {self.max_tokens}")
+        return self
 
 
 class Config(_Stage):
@@ -163,16 +208,37 @@ class Config(_Stage):
     warmup: WarmupConfig = WarmupConfig()
     represent: RepresentConfig = RepresentConfig()
     pick: PickConfig = PickConfig()
+    memory: str | None = Field(None, description="8GB: what similarities and features may take; default half of free")
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
     out: str | None = Field(None, description="folder for the selection")
     seed: int = Field(0, ge=0, le=_MAX_SEED)
+
+    @field_validator("memory")
+    @classmethod
+    def _bytes(cls, value: str | None) -> str | None:
+        if value is not None:
+            memory_bytes(value)
+        return value
+
+    @property
+    def method(self) -> Method:
+        """The method, by default one that suits what is given."""
+        if self.pick.similarity is not None:
+            return parse_selector(self.pick.method or "top_k")
+        return parse_method(self.pick.method or ("less" if self.data.target or self.data.targets else "tagcos"))
 
     def to_yaml(self) -> str:
         """The settings as YAML that replays the run from any working directory: local paths are made absolute."""
         tree = self.model_dump()
         tree["data"]["pool"] = [_absolute(path) for path in self.data.pool]
         tree["data"]["target"] = [_absolute(path) for path in self.data.target]
-        for group, key in (("model", "name"), ("model", "template"), ("warmup", "checkpoints")):
+        tree["data"]["evaluation"] = [_absolute(path) for path in self.data.evaluation]
+        for target in tree["data"]["targets"].values():
+            target["files"] = [_absolute(path) for path in target["files"]]
+        tree["pick"]["method"] = self.method.name
+        tree["pick"] |= {key: [_absolute(path) for path in tree["pick"][key]] for key in ("include", "exclude")}
+        single = (("model", "name"), ("model", "template"), ("warmup", "checkpoints"), ("pick", "similarity"))
+        for group, key in single:
             if tree[group][key] is not None and Path(tree[group][key]).exists():
                 tree[group][key] = str(Path(tree[group][key]).absolute())
         tree["workspace"] = str(Path(self.workspace).absolute())
@@ -181,16 +247,21 @@ class Config(_Stage):
 
     def check_options(self) -> None:
         """Refuse selector options the method does not have, and values they cannot take."""
-        allowed = SELECTORS[parse_method(self.pick.method).selector].options
+        allowed = SELECTORS[self.method.selector].options
         for key, value in self.pick.options.items():
             if key not in allowed:
                 raise InputError(
-                    f"method {self.pick.method!r} has no option {key!r}; it has: {', '.join(allowed) or 'none'}"
+                    f"method {self.method.name!r} has no option {key!r}; it has: {', '.join(allowed) or 'none'}"
                 )
-            if not any(type(value) is type(choice) and value == choice for choice in allowed[key]):
-                raise InputError(
-                    f"pick.options.{key}: expected {' or '.join(map(repr, allowed[key]))}, got {str(value)[:80]!r}"
-                )
+            choices = allowed[key]
+            if isinstance(choices, type):
+                is_fine = type(value) in (int, choices)
+                expected = "a whole number" if choices is int else "a number"
+            else:
+                is_fine = any(type(value) is type(choice) and value == choice for choice in choices)
+                expected = " or ".join(map(repr, choices))
+            if not is_fine:
+                raise InputError(f"pick.options.{key}: expected {expected}, got {str(value)[:80]!r}")
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

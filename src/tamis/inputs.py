@@ -56,18 +56,47 @@ class Inputs:
         """The candidates."""
         data = self._config.data
         pool = self._read("pool", data.pool, data.limit, data.keep_duplicates)
-        if data.target and not self._as_named["pool"]:
-            _ = self.target  # is what --field says meant for the target? Better known before hours of work
+        if not self._as_named["pool"]:  # is what --field says meant for another file? Better known before hours of work
+            _ = (data.target or data.targets) and self.target, self.evaluation
         return pool
+
+    @property
+    def pool_rows(self) -> list[Example]:
+        """Every row of the pool's files that can be read, equal ones included."""
+        _ = self.pool
+        return self._all_rows
+
+    @cached_property
+    def targets(self) -> dict[str, Pool]:
+        """The few examples that show each capability; each counts as often as it is given."""
+        data = self._config.data
+        if not data.targets:
+            return {"target": self._read("target", data.target, None, True)}
+        return {name: self._read(f"target {name}", given.files, None, True) for name, given in data.targets.items()}
+
+    @property
+    def has_target(self) -> bool:
+        """Whether any is given."""
+        return bool(self._config.data.target or self._config.data.targets)
 
     @cached_property
     def target(self) -> Pool:
-        """The few examples that show the capability; each counts as often as it is given."""
-        return self._read("target", self._config.data.target, None, True)
+        """The rows of all targets, one target after the other."""
+        return Pool(tuple(example for target in self.targets.values() for example in target))
+
+    @cached_property
+    def evaluation(self) -> Pool:
+        """Test rows that no pick may give away."""
+        paths = self._config.data.evaluation
+        return self._read("evaluation", paths, None, True) if paths else Pool(())
 
     def _read(self, what: str, paths: Sequence[str], limit: int | None, keep_duplicates: bool) -> Pool:
         if not paths:
-            needless = ", or pick without one: --method random" if what == "target" else ""
+            needless = ", or pick without one: --method tagcos" if what == "target" else ""
+            if what not in ("pool", "target"):
+                raise InputError(
+                    f"no files given for {what}: say data.targets.{what.removeprefix('target ')}.files=FILE"
+                )
             raise InputError(f"no {what} given: say --{what} FILE (or data.{what} in the configuration){needless}")
         data = self._config.data
         result = read(
@@ -80,6 +109,8 @@ class Inputs:
         )
         self.rejected += result.rejected
         self.files += result.files
+        if what == "pool":
+            self._all_rows = result.examples
         self._check_named(what, any(file.as_named for file in result.files))
         pool = Pool.from_read(result, keep_duplicates=keep_duplicates)
         for file in result.files:
@@ -94,7 +125,8 @@ class Inputs:
         """Refuse --field and --format that fit no file at all."""
         self._as_named[what] = as_named
         data = self._config.data
-        if not any(self._as_named.values()) and len(self._as_named) == 1 + bool(data.target):
+        n_reads = 1 + (len(data.targets) or bool(data.target)) + bool(data.evaluation)
+        if not any(self._as_named.values()) and len(self._as_named) == n_reads:
             columns = [column for columns in data.fields.values() for column in columns]
             given = f"the columns {', '.join(columns)}" if columns else f"rows that --format {data.format} reads"
             raise InputError(f"no file has {given}: see the fields of a file with `tamis inspect FILE`")
@@ -210,8 +242,10 @@ class Inputs:
         """What was read: counts, digests, every row left out with its reason."""
         facts: dict[str, Any] = {"pool": _facts(self.pool)}
         facts["pool"]["keep_duplicates"] = self._config.data.keep_duplicates
-        if self._config.data.target:
+        if self._config.data.target or self._config.data.targets:
             facts["target"] = _facts(self.target)
+        if self._config.data.evaluation:
+            facts["evaluation"] = _facts(self.evaluation)
         if self._config.model.name is not None:
             facts["model"] = {
                 "name": self.source.name,

@@ -13,12 +13,19 @@ from tamis.errors import InputError
 class Selector:
     """`function` is "module:name"; `needs` what it is called with besides n_examples.
 
-    `options` are what a user may set, each with the values it may have.
+    `options` are what a user may set, each with the values it may have, or their type. Of a method that is `nested` a
+    smaller number of picks is a prefix of a larger one.
     """
 
     function: str
     needs: tuple[str, ...]
-    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    options: Mapping[str, tuple[Any, ...] | type] = field(default_factory=dict)
+    nested: bool = True
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it looks at feature rows, which not every representation makes."""
+        return bool({"features", "pool_features"} & set(self.needs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +47,33 @@ class Method:
     selector: str
 
 
+_KNN = {"n_neighbors": int, "alpha": float, "c": float}
+_PURSUIT = {"ridge": float, "tolerance": float}
+
 SELECTORS = {
     "top_k": Selector("tamis.selectors:top_k", ("similarity", "groups"), {"reduce": ("group_mean_max", "mean", "max")}),
+    "doubly_greedy": Selector("tamis.selectors:doubly_greedy", ("similarity",)),
     "round_robin": Selector("tamis.selectors:round_robin", ("similarity",)),
+    "unbalanced_transport": Selector(
+        "tamis.selectors:unbalanced_transport",
+        ("similarity",),
+        {"epsilon": float, "target_weight": float, "pool_weight": float},
+    ),
+    "knn_uniform": Selector("tamis.selectors:knn_uniform", ("similarity",), _KNN),
+    "knn_kde": Selector(
+        "tamis.selectors:knn_kde",
+        ("similarity", "pool_features", "lr_weights", "memory_bytes"),
+        {**_KNN, "n_density_neighbors": int, "bandwidth": float},
+    ),
+    "matching_pursuit": Selector(
+        "tamis.selectors:matching_pursuit", ("features", "goal", "memory_bytes"), _PURSUIT, nested=False
+    ),
+    "tagcos": Selector(
+        "tamis.selectors:tagcos", ("features", "seed", "map"), {"n_clusters": int, **_PURSUIT}, nested=False
+    ),
+    "k_center": Selector("tamis.selectors:k_center", ("features", "seed")),
+    "herding": Selector("tamis.selectors:herding", ("features",)),
+    "facility_location": Selector("tamis.selectors:facility_location", ("features",), {"n_neighbors": int}),
     "random": Selector("tamis.selectors:random", ("n_pool", "seed", "sources"), {"balanced": (True, False)}),
 }
 
@@ -60,22 +91,44 @@ def known_methods() -> list[str]:
 
 
 def parse_method(text: str) -> Method:
-    """`less`, `bm25+round_robin`, `random` …: a representation, a selector that needs none, or the two joined by +.
+    """`less`, `bm25+round_robin`, `tagcos`, `random` …: a representation, a selector, or the two joined by +.
 
-    Raises InputError that lists the choices and names the nearest.
+    A representation alone has its usual selector. A selector alone needs no target: one over feature rows looks at
+    gradients, `random` at nothing. Raises InputError that lists the choices and names the nearest.
     """
     first, joined, second = text.partition("+")
     if not joined and first in SELECTORS and "similarity" not in SELECTORS[first].needs:
-        return Method(text, None, first)
+        return Method(text, "gradient" if SELECTORS[first].needs_rows else None, first)
     representation = ALIASES.get(first, first)
     if representation not in REPRESENTATIONS:
-        raise InputError(f"unknown method {text!r}: {_choices(first, known_methods())}")
+        hint = f" (or less+{first}: it compares with a target)" if first in SELECTORS and not joined else ""
+        raise InputError(f"unknown method {text!r}{hint}: {_choices(first, known_methods())}")
     if not joined:
         return Method(text, representation, REPRESENTATIONS[representation].selector)
-    if second not in SELECTORS or "similarity" not in SELECTORS[second].needs:
-        usable = [name for name, s in SELECTORS.items() if "similarity" in s.needs]
+    usable = [name for name, selector in SELECTORS.items() if selector.needs_rows or "similarity" in selector.needs]
+    if second not in usable:
         raise InputError(f"unknown selector {second!r} in method {text!r}: {_choices(second, usable)}")
+    if SELECTORS[second].needs_rows and REPRESENTATIONS[representation].function is not None:
+        rows = [name for name, r in REPRESENTATIONS.items() if r.function is None]
+        raise InputError(
+            f"method {text!r}: {second} looks at feature rows, and {first} makes similarities only; "
+            f"join it with {' or '.join(rows)}"
+        )
     return Method(text, representation, second)
+
+
+def parse_selector(text: str) -> Method:
+    """A selector for a similarity of one's own; InputError where it needs more than that."""
+    usable = [name for name, selector in SELECTORS.items() if "similarity" in selector.needs]
+    if text not in usable:
+        raise InputError(f"method {text!r} cannot pick from a similarity alone: {_choices(text, usable)}")
+    if SELECTORS[text].needs_rows:
+        raise InputError(
+            f"method {text!r} looks at the pool's feature rows too, which a similarity alone does not give; call "
+            f"tamis.selectors.{text} with arrays of your own, or choose from "
+            f"{', '.join(name for name in usable if not SELECTORS[name].needs_rows)}"
+        )
+    return Method(text, None, text)
 
 
 def load(function: str) -> Any:

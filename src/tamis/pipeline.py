@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from filelock import FileLock
-from jaxtyping import Float32
+from jaxtyping import Float
 
-from tamis.config import Config, home
+from tamis.config import Config, home, memory_bytes
 from tamis.data.example import Example
 from tamis.data.export import write_rejected
 from tamis.data.selection import Selection, check_free, writing_folder
@@ -31,14 +31,17 @@ from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
 from tamis.errors import DamagedError, InputError
 from tamis.inputs import Inputs, digest
-from tamis.methods import REPRESENTATIONS, SELECTORS, load, parse_method
-from tamis.selectors import Picks, cut_to_tokens, nearest_target, parse_budget
-from tamis.similarity import load_similarity, similarity, writing_similarity
+from tamis.methods import REPRESENTATIONS, SELECTORS, load
+from tamis.picking import Ranking, candidates, pick
+from tamis.selectors import Picks, nearest_target, parse_budget
+from tamis.selectors.constraints import Walked
+from tamis.selectors.rows import mean
+from tamis.similarity import load_similarity, similarity, take_columns, writing_similarity
 
 if TYPE_CHECKING:
     from tamis.model.checkpoint import Checkpoint
     from tamis.representations.adam import Form
-    from tamis.store import FeatureStore
+    from tamis.store import FeatureStore, StoredRows
 
 Advance = Callable[[int], None]
 
@@ -71,10 +74,31 @@ class Silent:
 class Similarity:
     """The matrix with the examples its rows and columns stand for; float32, memory-mapped."""
 
-    values: Float32[np.ndarray, "target pool"]
+    values: Float[np.ndarray, "target pool"]
     targets: Sequence[Example]
     pool: Sequence[Example]
     path: Path
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Feature rows in stores, one a checkpoint, with the examples that have one."""
+
+    stores: Sequence["FeatureStore"]
+    lr_weights: Sequence[float]
+    examples: Sequence[Example]
+
+    def combined(self) -> "StoredRows":
+        """Σ lr_weight · row over the checkpoints."""
+        from tamis.store import StoredRows
+
+        return StoredRows(self.stores, self.lr_weights, [e.id for e in self.examples])
+
+    def by_checkpoint(self) -> list["StoredRows"]:
+        """The rows of each checkpoint."""
+        from tamis.store import StoredRows
+
+        return [StoredRows([store], [1.0], [e.id for e in self.examples]) for store in self.stores]
 
 
 class Pipeline:
@@ -84,7 +108,7 @@ class Pipeline:
         self.config = config
         self.progress: Progress = progress or Silent()
         self.engine: Engine = engine or LocalEngine()
-        self.method = parse_method(config.pick.method)
+        self.method = config.method
         self.inputs = Inputs(config, self.progress.note)
         self.workspace = Path(config.workspace)
         self.seconds: dict[str, float] = {}
@@ -148,6 +172,13 @@ class Pipeline:
                 note=self.progress.note,
             )
 
+    # ---- candidates ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def candidates(self) -> list[Example]:
+        """The pool without what filters and leaks leave out."""
+        return candidates(self.config, self.inputs, self.progress.note)
+
     # ---- represent -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -157,8 +188,8 @@ class Pipeline:
 
     def represent_all(self) -> list["FeatureStore"]:
         """Features of the pool, and of the target where one is given."""
-        stores = self.represent(list(self.inputs.target), "sgd", "target") if self.config.data.target else []
-        return stores + self.represent(list(self.inputs.pool), self.config.represent.adam, "pool")
+        stores = self.represent(list(self.inputs.target), "sgd", "target") if self.inputs.has_target else []
+        return stores + self.represent(self.candidates, self.config.represent.adam, "pool")
 
     def represent(self, examples: Sequence[Example], form: "Form", what: str) -> list["FeatureStore"]:
         """A store per checkpoint that holds the gradient rows of all these examples (or why one has none)."""
@@ -215,7 +246,7 @@ class Pipeline:
         function = REPRESENTATIONS[self.method.representation].function
         if function is None:
             return self._score_rows()
-        targets, pool = list(self.inputs.target), list(self.inputs.pool)
+        targets, pool = list(self.inputs.target), self.candidates
         name = digest(self.method.representation, [e.id for e in targets], [e.id for e in pool])
 
         def fill(out: np.ndarray) -> None:
@@ -224,22 +255,57 @@ class Pipeline:
         return self._similarity(name, targets, pool, fill)
 
     def _score_rows(self) -> Similarity:
-        target_stores = self.represent(list(self.inputs.target), "sgd", "target")
-        pool_stores = self.represent(list(self.inputs.pool), self.config.represent.adam, "pool")
-        targets = self._usable(list(self.inputs.target), target_stores, "target")
-        pool = self._usable(list(self.inputs.pool), pool_stores, "pool")
-        for group in sorted({str(e.group) for e in self.inputs.target} - {str(e.group) for e in targets}):
+        targets, pool = self._target_rows, self._pool_rows
+        for group in sorted({str(e.group) for e in self.inputs.target} - {str(e.group) for e in targets.examples}):
             self.progress.note(f"target: no row of the group {group} can be used, so it has no say")
-        rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
-        lr_weights = (rates / rates.sum()).tolist()
-        target_ids, pool_ids = [e.id for e in targets], [e.id for e in pool]
+        target_ids, pool_ids = [e.id for e in targets.examples], [e.id for e in pool.examples]
 
         def fill(out: np.ndarray) -> None:
-            rows = [store.rows(target_ids) for store in target_stores]
-            similarity(rows, [store.shards(pool_ids) for store in pool_stores], lr_weights, len(pool), out=out)
+            rows = [store.rows(target_ids) for store in targets.stores]
+            similarity(rows, [store.shards(pool_ids) for store in pool.stores], pool.lr_weights, len(pool_ids), out=out)
 
-        folders = [store.folder.name for store in [*target_stores, *pool_stores]]
-        return self._similarity(digest(folders, lr_weights, target_ids, pool_ids), targets, pool, fill)
+        folders = [store.folder.name for store in [*targets.stores, *pool.stores]]
+        name = digest(folders, pool.lr_weights, target_ids, pool_ids)
+        return self._similarity(name, targets.examples, pool.examples, fill)
+
+    @cached_property
+    def _target_rows(self) -> Rows:
+        return self._rows(list(self.inputs.target), "sgd", "target")
+
+    @cached_property
+    def _pool_rows(self) -> Rows:
+        return self._rows(self.candidates, self.config.represent.adam, "pool")
+
+    def _rows(self, examples: Sequence[Example], form: "Form", what: str) -> Rows:
+        stores = self.represent(examples, form, what)
+        rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
+        return Rows(stores, (rates / rates.sum()).tolist(), self._usable(examples, stores, what))
+
+    def _given_similarity(self, path: Path) -> Similarity:
+        """A matrix of one's own, whose columns are the rows of the pool in their order, equal ones included."""
+        values, target_ids, pool_ids = load_similarity(path)
+        del target_ids
+        rows = self.inputs.pool_rows
+        if pool_ids is None and values.shape[1] != len(rows):
+            raise InputError(
+                f"{path}: expected a column for each of the {len(rows):,} rows of the pool that can be read (equal "
+                f"rows included), found {values.shape[1]:,}. Save one column for each, in their order"
+            )
+        targets = list(self.inputs.target) if self.inputs.has_target else []
+        if targets and len(targets) != len(values):
+            raise InputError(f"{path}: expected a row for each of {len(targets):,} target rows, found {len(values):,}")
+        if pool_ids is None:
+            place: dict[Any, int] = {(e.file, e.row, e.instance): column for column, e in enumerate(rows)}
+            columns = [place[e.file, e.row, e.instance] for e in self.candidates]
+        else:
+            place = {id_: column for column, id_ in enumerate(pool_ids)}
+            columns = [place.get(e.id, -1) for e in self.candidates]
+        if -1 in columns:
+            missing = self.candidates[columns.index(-1)]
+            raise InputError(f"{path}: no column has the id of {missing.file} row {missing.row}; score this pool anew")
+        if columns != list(range(values.shape[1])):
+            values = take_columns(values, np.array(columns), self.memory_bytes)
+        return Similarity(values, targets, self.candidates, path)
 
     def _similarity(
         self, name: str, targets: Sequence[Example], pool: Sequence[Example], fill: Callable[[np.ndarray], None]
@@ -277,26 +343,33 @@ class Pipeline:
     # ---- pick ------------------------------------------------------------------------------------------------------
 
     def pick(self) -> Selection:
-        """The selection: the selector's complete or asked-for ranking, cut to the budget."""
-        budget = parse_budget(self.config.pick.budget)
+        """The selection: each target's ranking, walked under budget and constraints."""
+        parse_budget(self.config.pick.budget)
         if self.config.out is not None:
             check_free(Path(self.config.out))  # hours of work come before the writing
-        scored = None if self.method.representation is None else self.score()
-        pool = list(self.inputs.pool) if scored is None else list(scored.pool)
-        n_examples = budget.n_examples(len(pool))
-        if budget.kind == "examples" and budget.value > len(pool):
-            self.progress.note(f"the budget of {budget.value:,} exceeds the {len(pool):,} usable rows: all are taken")
+        selector = SELECTORS[self.method.selector]
+        scored: Similarity | None = None
+        if self.config.pick.similarity is not None:
+            scored = self._given_similarity(home(self.config.pick.similarity))
+        elif "similarity" in selector.needs:
+            scored = self.score()
+        if scored is not None:
+            pool = scored.pool
+        else:
+            pool = self._pool_rows.examples if selector.needs_rows else self.candidates
+        parts = self._targets_of(scored)
         with self._stage("pick", 0):
-            picks = self._call_selector(scored, pool, len(pool) if n_examples is None else n_examples)
-            indices = picks.indices.tolist()
-            if n_examples is None:
-                indices = indices[: cut_to_tokens((self.inputs.n_supervised(pool[i]) for i in indices), budget.value)]
-            examples = [pool[i] for i in indices]
+            rankings = [
+                Ranking(name, weight, selector.nested, partial(self._rank, scored, pool, part))
+                for name, weight, part in parts
+            ]
+            picked = pick(self.config, self.inputs, pool, rankings, self.progress.note)
+            examples = [pool[i] for i in picked.walked.indices]
             return Selection(
                 examples=examples,
-                scores=picks.scores[: len(indices)].tolist(),
-                weights=None if picks.weights is None else picks.weights[: len(indices)].tolist(),
-                taken_by=self._taken_by(scored, picks.indices[: len(indices)]),
+                scores=picked.column("scores"),
+                weights=None if picked.ranked[0].weights is None else picked.column("weights"),
+                taken_by=self._taken_by(scored, [part for _, _, part in parts], picked.walked),
                 n_tokens=[self.inputs.n_supervised(e) if self.config.model.name else None for e in examples],
                 manifest={
                     **self.inputs.manifest(),
@@ -306,30 +379,84 @@ class Pipeline:
                     "representation": self.method.representation,
                     "selector": self.method.selector,
                     "similarity": scored and scored.path.stem,
+                    "constraints": picked.summary,
                     "n_usable": len(pool),
                     "n_picked": len(examples),
                 },
             )
 
-    def _call_selector(self, scored: Similarity | None, pool: list[Example], n_examples: int) -> Picks:
+    def _targets_of(self, scored: Similarity | None) -> list[tuple[str, float, slice]]:
+        """Name, weight and rows of each target; one that stands for all where the method compares with none."""
+        if scored is None or not self.config.data.targets:
+            return [("target", 1.0, slice(None))]
+        usable = {example.id for example in scored.targets}
+        parts, start = [], 0
+        for name, target in self.inputs.targets.items():
+            n_rows = sum(example.id in usable for example in target)
+            if not n_rows:
+                raise InputError(f"target {name}: none of its rows can be used; see the skipped rows above")
+            parts.append((name, self.config.data.targets[name].weight, slice(start, start + n_rows)))
+            start += n_rows
+        return parts
+
+    def _rank(self, scored: Similarity | None, pool: Sequence[Example], part: slice, n_examples: int) -> Picks:
+        """The first n_examples picks of the selector, by one target's rows."""
         selector = SELECTORS[self.method.selector]
-        given: dict[str, Any] = {"seed": self.config.seed}
+        available: dict[str, Callable[[], Any]] = {
+            "seed": lambda: self.config.seed,
+            "n_pool": lambda: len(pool),
+            "sources": lambda: [e.source for e in pool],
+            "memory_bytes": lambda: self.memory_bytes,
+            "map": lambda: self._map,
+            "features": lambda: self._pool_rows.combined(),
+            "pool_features": lambda: self._pool_rows.by_checkpoint(),
+            "lr_weights": lambda: self._pool_rows.lr_weights,
+            "goal": self._goal,
+        }
         if scored is not None:
-            given |= {"similarity": scored.values, "groups": [e.group for e in scored.targets]}
-        given |= {"n_pool": len(pool), "sources": [e.source for e in pool]}
+            available["similarity"] = lambda: scored.values[part]
+            available["groups"] = lambda: [e.group for e in scored.targets[part]] or None
         options = dict(self.config.pick.options)
         wanted = [need for need in selector.needs if need != "sources" or options.pop("balanced", False)]
-        picks: Picks = load(selector.function)(**{n: given[n] for n in wanted}, n_examples=n_examples, **options)
+        given = {need: available[need]() for need in wanted}
+        try:
+            picks: Picks = load(selector.function)(**given, n_examples=n_examples, **options)
+        except ValueError as error:
+            raise InputError(f"method {self.method.name!r}: {error}") from error
         return picks
 
-    def _taken_by(self, scored: Similarity | None, indices: np.ndarray) -> list[str | None]:
-        if scored is None:
-            return [None] * len(indices)
-        if self.method.selector == "round_robin":
-            takers = [rank % len(scored.targets) for rank in range(len(indices))]
-        else:
-            takers = nearest_target(scored.values, indices).tolist()
-        return [scored.targets[t].row_id or scored.targets[t].id for t in takers]
+    def _goal(self) -> np.ndarray:
+        """What a pursuit is to reach: the mean feature of the target, or of the pool where there is none."""
+        rows = self._target_rows if self.inputs.has_target else self._pool_rows
+        return mean(rows.combined())
+
+    def _map(self, function: Callable[[Any], Picks], tasks: Sequence[Any]) -> Iterator[Picks]:
+        return self.engine.run(partial(_without_progress, function), tasks, lambda _: None)
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """What similarities and features may take: as asked for, or half of what is free."""
+        if self.config.memory is not None:
+            return memory_bytes(self.config.memory)
+        import psutil
+
+        return int(psutil.virtual_memory().available) // 2
+
+    def _taken_by(self, scored: Similarity | None, parts: Sequence[slice], walked: Walked) -> list[str | None]:
+        """The id of the target row that took each pick."""
+        names: list[str | None] = [None] * len(walked.indices)
+        if scored is None or not scored.targets:
+            return names
+        for number, part in enumerate(parts):
+            mine = [k for k, taker in enumerate(walked.takers) if taker == number]
+            targets = scored.targets[part]
+            if self.method.selector == "round_robin":
+                takers = [walked.places[k] % len(targets) for k in mine]
+            else:
+                takers = nearest_target(scored.values[part], np.array([walked.indices[k] for k in mine], int)).tolist()
+            for k, taker in zip(mine, takers, strict=True):
+                names[k] = targets[taker].row_id or targets[taker].id
+        return names
 
     # ---- write -----------------------------------------------------------------------------------------------------
 
@@ -364,3 +491,8 @@ def select(config: Config, progress: Progress | None = None) -> Selection:
     if config.out is not None:
         run.write(selection)
     return selection
+
+
+def _without_progress(function: Callable[[Any], Picks]) -> Callable[[Any, Advance], Picks]:
+    """A selector's task as the engine runs tasks."""
+    return lambda task, _: function(task)

@@ -9,16 +9,18 @@ Not covered: paths that are not local.
 import hashlib
 import json
 import os
+import tempfile
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 
 from tamis.errors import DamagedError, InputError, StoreError
 from tamis.store.files import publish, temporary_beside
+from tamis.store.half import to_float32
 
 _IDS_SUFFIX = ".ids.json"
 # What NumPy raises for a header that it cannot read: it is Python source, tokenised and then parsed
@@ -59,11 +61,14 @@ def similarity(
     for checkpoint, (target, pool, lr_weight) in enumerate(zip(targets, pools, lr_weights, strict=True)):
         weighted = target * np.float32(lr_weight)
         n_times = np.zeros(n_pool, np.int32)
+        buffer = np.empty((0, 0), np.float32)
         for positions, features in pool:
             _count(n_times, positions, checkpoint)
-            n_rows = max(1, block_bytes // (4 * max(1, features.shape[1])))
+            n_rows = max(1, min(len(features), block_bytes // (4 * max(1, features.shape[1]))))
+            if buffer.shape < (n_rows, features.shape[1]):
+                buffer = np.empty((n_rows, features.shape[1]), np.float32)
             for start in range(0, len(positions), n_rows):
-                block = weighted @ features[start : start + n_rows].astype(np.float32, copy=False).T
+                block = weighted @ to_float32(features[start : start + n_rows], buffer).T
                 columns = _columns(positions[start : start + n_rows])
                 if checkpoint == 0:
                     out[:, columns] = block
@@ -174,6 +179,22 @@ def _open_matrix(path: Path) -> np.ndarray:
             f"found shape {matrix.shape} {matrix.dtype}. Save one row per target and one column per pool row."
         )
     return matrix
+
+
+def take_columns(
+    matrix: Float[np.ndarray, "target pool"], columns: Int64[np.ndarray, " picked"], memory_bytes: int
+) -> Float[np.ndarray, "target picked"]:
+    """Some columns of a matrix; what is larger than `memory_bytes` is kept in a nameless temporary file."""
+    shape = (len(matrix), len(columns))
+    taken: np.ndarray
+    if matrix.itemsize * len(matrix) * len(columns) <= memory_bytes:
+        taken = np.empty(shape, matrix.dtype)
+    else:
+        with tempfile.TemporaryFile() as file:
+            taken = np.memmap(file, matrix.dtype, "w+", shape=shape)
+    for row, values in enumerate(matrix):
+        taken[row] = values[columns]
+    return taken
 
 
 def _columns(positions: np.ndarray) -> np.ndarray | slice:

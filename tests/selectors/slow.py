@@ -36,7 +36,7 @@ def knn_kde_mass(
     c: float = 5.0,
 ) -> np.ndarray:
     n_target, n_pool = similarity.shape
-    n_kept = min(n_neighbors, max(2, n_pool // 10))
+    n_kept = max(2, min(n_neighbors, n_pool // 10))
     n_around = min(n_density_neighbors, max(1, n_pool // 10))
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :n_kept]
     d = 1 - np.take_along_axis(similarity, order, axis=1).astype(np.float64)

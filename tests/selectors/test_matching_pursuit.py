@@ -64,9 +64,9 @@ def test_follows_the_rule_on_correlated_rows_where_coefficients_turn_negative(mo
     drop = _Pursuit._drop
     monkeypatch.setattr(_Pursuit, "_drop", lambda self, place: drops.append(place) or drop(self, place))
     rng = np.random.default_rng(1)
-    rows = rng.standard_normal((300, 200)) + 0.5
+    rows = np.hstack([rng.standard_normal((300, 60)) + 0.5, np.zeros((300, 100))])  # wide: products are kept
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    goal = rng.standard_normal(200) / 2 + rows[:20].sum(axis=0)
+    goal = rng.standard_normal(160) / 2 + rows[:20].sum(axis=0)
     for n_examples in (1, 2, 10, 60):
         expected, _ = slow_pursuit(rows, goal, n_examples, ridge=0.01)
         picks = matching_pursuit(rows, goal, n_examples=n_examples, ridge=0.01, memory_bytes=memory_bytes)

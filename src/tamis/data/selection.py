@@ -23,7 +23,7 @@ from tamis.errors import InputError
 class Selection:
     """Picks as examples.
 
-    scores       what the selector ranked by
+    scores       what the selector ranked by; None for rows included by name
     weights      training weight of each pick, where the selector gives one
     taken_by     id of the target row that took each, where targets compete
     n_tokens     supervised tokens of each, where there was a model
@@ -31,8 +31,8 @@ class Selection:
     """
 
     examples: list[Example]
-    scores: list[float]
-    weights: list[float] | None
+    scores: list[float | None]
+    weights: list[float | None] | None
     taken_by: list[str | None]
     n_tokens: list[int | None]
     manifest: dict[str, Any]
@@ -51,7 +51,7 @@ class Selection:
         import pyarrow.parquet as pq
 
         write_selected(folder / "selected.jsonl", self.examples)
-        weights: list[float] | list[None] = [None] * len(self) if self.weights is None else self.weights
+        weights = [None] * len(self) if self.weights is None else self.weights
         table = pa.table(
             {
                 "id": self.ids,

@@ -2,6 +2,9 @@
 
 from tamis.selectors.budget import Budget, cut_to_tokens, parse_budget
 from tamis.selectors.doubly_greedy import doubly_greedy
+from tamis.selectors.facility_location import facility_location
+from tamis.selectors.herding import herding
+from tamis.selectors.k_center import k_center
 from tamis.selectors.knn_kde import knn_kde
 from tamis.selectors.knn_uniform import knn_uniform
 from tamis.selectors.matching_pursuit import matching_pursuit
@@ -19,6 +22,9 @@ __all__ = [
     "Rows",
     "cut_to_tokens",
     "doubly_greedy",
+    "facility_location",
+    "herding",
+    "k_center",
     "knn_kde",
     "knn_uniform",
     "matching_pursuit",

@@ -39,7 +39,7 @@ def knn_kde(
     Rows that no target gives to follow in `doubly_greedy` order, from `n_supported` on. A smaller n_examples is a
     prefix of a larger one. Densities are float32 sums: rows whose masses agree to 1e-6 may change places.
 
-    Departures: a pool of fewer than 20 rows has L = min(2, pool) instead of pool/10.
+    Departures: L is at least 2 (of a pool of one row, that row is picked).
 
     Memory: some 100 bytes for each target and neighbour, and `memory_bytes` for blocks of features. ValueError for
     similarities that are not finite, features that do not fit them, n_examples out of range, or settings that make no
@@ -64,7 +64,7 @@ def knn_kde(
         raise ValueError(f"expected bandwidth above 0, got {bandwidth}")
     if n_pool == 1:
         return Picks(np.zeros(1, np.int64), np.ones(1), n_supported=1)
-    n_kept = min(n_neighbors, max(2, n_pool // 10))
+    n_kept = max(2, min(n_neighbors, n_pool // 10))
     nearest = np.array([best(row, n_kept) for row in similarity])
     distance = 1 - np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
     union, places = np.unique(nearest, return_inverse=True)

@@ -27,8 +27,8 @@ def matching_pursuit(
     negative coefficient is dropped and the rest solved again, until none is negative.
 
     A pursuit ends when it has what is asked for, at ‖r‖/‖b‖ ≤ tolerance, when the best row is in S already, or when the
-    newest row is the one dropped; also, so that it surely ends, when dropping leads back to an earlier S. A row alone is
-    not dropped. Then the pursuit begins anew on the rows left, with the same goal, until n_examples are found.
+    newest row is the one dropped; also, so that it surely ends, when dropping leads back to an earlier S. A row alone
+    is not dropped. Then the pursuit begins anew on the rows left, with the same goal, until n_examples are found.
 
     Picks come pursuit by pursuit, each in the order of taking; scores are ⟨a_i, r⟩ at that moment. Weights are x, times
     the pursuit's share of the picks: Σ weight·row, the mean of what the pursuits reached, approximates the goal.

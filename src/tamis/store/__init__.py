@@ -1,5 +1,6 @@
 """Feature rows on disk."""
 
 from tamis.store.feature_store import FeatureStore
+from tamis.store.rows import StoredRows
 
-__all__ = ["FeatureStore"]
+__all__ = ["FeatureStore", "StoredRows"]

@@ -149,6 +149,12 @@ class FeatureStore:
             if found.is_row.any():
                 yield found.positions[found.is_row], self._tensor(found, "features")
 
+    def places(self, ids: Sequence[str]) -> Iterator[tuple[Path, int, np.ndarray, np.ndarray]]:
+        """For each shard that holds some: its path, how many rows it has, positions in `ids`, and the rows of these."""
+        for found in self._walk(ids):
+            if found.is_row.any():
+                yield found.path, len(found.ids.rows), found.positions[found.is_row], found.entries[found.is_row]
+
     def rows(self, ids: Sequence[str]) -> Float32[np.ndarray, "row dim"]:
         """The features of these ids, in this order; StoreError if some have none."""
         rows = np.empty((len(ids), self.recipe["dim"]), np.float32)
