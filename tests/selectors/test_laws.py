@@ -10,21 +10,62 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tamis.selectors import Picks, random, round_robin, top_k
+from tamis import methods, selectors
+from tamis.selectors import (
+    Picks,
+    doubly_greedy,
+    facility_location,
+    herding,
+    k_center,
+    knn_kde,
+    knn_uniform,
+    matching_pursuit,
+    random,
+    round_robin,
+    tagcos,
+    top_k,
+    unbalanced_transport,
+)
 
 Select = Callable[[np.ndarray, int], Picks]
 SOURCES = list("abaac" * 12)
+
+
+def features(similarity: np.ndarray) -> np.ndarray:
+    """A row of the pool is its similarities to the targets; unit, but for zero rows."""
+    rows = similarity.T.astype(np.float32)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+
+
+def kde(similarity: np.ndarray, n_examples: int) -> Picks:
+    return knn_kde(similarity, n_examples=n_examples, pool_features=[features(similarity)], lr_weights=[1.0])
+
+
 SELECTORS: dict[str, Select] = {
     "top_k": lambda s, n: top_k(s, n_examples=n),
     "top_k groups": lambda s, n: top_k(s, n_examples=n, groups=[None if t % 3 == 2 else t % 3 for t in range(len(s))]),
     "top_k mean": lambda s, n: top_k(s, n_examples=n, reduce="mean"),
     "top_k max": lambda s, n: top_k(s, n_examples=n, reduce="max"),
+    "doubly_greedy": lambda s, n: doubly_greedy(s, n_examples=n),
     "round_robin": lambda s, n: round_robin(s, n_examples=n),
     "round_robin, little memory": lambda s, n: round_robin(s, n_examples=n, max_candidates=2),
+    "unbalanced_transport": lambda s, n: unbalanced_transport(s, n_examples=n),
+    "knn_uniform": lambda s, n: knn_uniform(s, n_examples=n, n_neighbors=4),
+    "knn_kde": kde,
+    "k_center": lambda s, n: k_center(features(s), n_examples=n, seed=3),
+    "herding": lambda s, n: herding(features(s), n_examples=n),
+    "facility_location": lambda s, n: facility_location(features(s), n_examples=n, n_neighbors=4),
+    "matching_pursuit": lambda s, n: matching_pursuit(features(s), np.arange(1.0, len(s) + 1), n_examples=n),
+    "tagcos": lambda s, n: tagcos(features(s), n_examples=n, n_clusters=1),
     "random": lambda s, n: random(s.shape[1], n_examples=n, seed=3),
     "random balanced": lambda s, n: random(s.shape[1], n_examples=n, seed=3, sources=SOURCES[: s.shape[1]]),
 }
-USING_SIMILARITY = {name: select for name, select in SELECTORS.items() if not name.startswith("random")}
+OF_ROWS = {"k_center", "herding", "facility_location", "matching_pursuit", "tagcos"}
+USING_SIMILARITY = {n: select for n, select in SELECTORS.items() if n not in OF_ROWS and not n.startswith("random")}
+NESTED = SELECTORS.keys() - {"matching_pursuit", "tagcos"}
+# These draw by position, or have ties by their nature: of two rows each covers the other
+IN_ANY_ORDER = SELECTORS.keys() - {"k_center", "tagcos", "random", "random balanced", "facility_location"}
 
 
 def similarities(elements: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray]:
@@ -52,7 +93,7 @@ def test_gives_exactly_n_distinct_positions_in_range_and_the_same_again(
     np.testing.assert_array_equal(similarity, before)
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", sorted(NESTED))
 @settings(deadline=None)
 @given(similarity=tied)
 def test_a_smaller_budget_is_a_prefix(name: str, similarity: np.ndarray) -> None:
@@ -65,11 +106,12 @@ def test_a_smaller_budget_is_a_prefix(name: str, similarity: np.ndarray) -> None
         np.testing.assert_array_equal(picks.scores, complete.scores[:n_examples])
 
 
-@pytest.mark.parametrize("name", USING_SIMILARITY)
+@pytest.mark.parametrize("name", sorted(IN_ANY_ORDER))
 @settings(deadline=None)
 @given(data=st.data())
 def test_picks_follow_their_columns_when_the_pool_is_reordered(name: str, data: st.DataObject) -> None:
-    n_target, n_pool = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 12))
+    least = 3 if name in OF_ROWS else 1  # two unit rows are equally far from their mean
+    n_target, n_pool = data.draw(st.integers(least, 5)), data.draw(st.integers(least, 12))
     similarity = np.random.default_rng(data.draw(st.integers(0, 1000))).standard_normal((n_target, n_pool))  # no ties
     order = np.array(data.draw(st.permutations(range(n_pool))))
     picks = SELECTORS[name](similarity, n_pool)
@@ -77,9 +119,9 @@ def test_picks_follow_their_columns_when_the_pool_is_reordered(name: str, data: 
     np.testing.assert_array_equal(order[moved.indices], picks.indices)
 
 
-@pytest.mark.parametrize("name", USING_SIMILARITY)
+@pytest.mark.parametrize("name", sorted(SELECTORS.keys() - {"k_center", "random", "random balanced"}))
 def test_ties_go_to_the_lowest_index(name: str) -> None:
-    picks = USING_SIMILARITY[name](np.zeros((3, 5), np.float32), 5)
+    picks = SELECTORS[name](np.ones((3, 5), np.float32), 5)
     assert picks.indices.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -105,8 +147,23 @@ def test_refuses_a_similarity_without_targets(name: str) -> None:
         USING_SIMILARITY[name](np.zeros((0, 5)), 1)
 
 
-@pytest.mark.parametrize("select", [top_k, round_robin, random])
-def test_the_example_in_the_docstring_holds(select: Callable[..., Picks]) -> None:
-    result = doctest.testmod(sys.modules[f"tamis.selectors.{select.__name__}"])
+@pytest.mark.parametrize("name", sorted(OF_ROWS))
+def test_names_the_feature_that_is_not_finite(name: str) -> None:
+    similarity = np.zeros((3, 5), np.float32)
+    similarity[1, 4] = np.nan
+    with pytest.raises(ValueError, match=r"finite features, got nan at \[4, 1\]"), np.errstate(invalid="ignore"):
+        SELECTORS[name](similarity, 1)
+
+
+@pytest.mark.parametrize("name", methods.SELECTORS)
+def test_the_example_in_the_docstring_holds(name: str) -> None:
+    result = doctest.testmod(sys.modules[f"tamis.selectors.{name}"])
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", methods.SELECTORS)
+def test_every_method_of_the_table_is_under_these_laws(name: str) -> None:
+    assert methods.load(methods.SELECTORS[name].function) is getattr(selectors, name)
+    assert name in SELECTORS
+    assert methods.SELECTORS[name].nested == (name in NESTED)

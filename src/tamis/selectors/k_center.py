@@ -10,8 +10,8 @@ def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
     """The first row is drawn by `seed`; each next one is the row farthest from those taken, in Euclidean distance.
 
     The largest distance of a row to its nearest pick is at most twice the smallest possible. Ties go to the lowest pool
-    index. Scores are the distance of each pick to the nearest one before; the first has that of the second, so that
-    scores descend. A smaller n_examples is a prefix of a larger one. Features are read once for each pick; distances
+    index. Scores are the distance of each pick to the nearest one before, and of the first to the row farthest from it,
+    so that scores descend. A smaller n_examples is a prefix of a larger one. Features are read once for each pick; distances
     come from float32 products, so those below 1e-3 of a row's length are rounding.
 
     ValueError for features that are not finite, or n_examples out of range.
@@ -28,14 +28,16 @@ def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
     indices, scores = np.empty(n_examples, np.int64), np.empty(n_examples)
     pick = int(np.random.default_rng(seed).integers(n_pool))
     for rank in range(n_examples):
-        indices[rank], scores[rank] = pick, np.sqrt(nearest[pick])
+        indices[rank] = pick
+        scores[rank] = np.sqrt(nearest[pick]) if rank else 0.0
         row = np.asarray(features[pick : pick + 1], np.float32)[0]
         distance = dot(features, -2 * row)
         distance += squared
         distance += squared[pick]
         np.maximum(distance, 0, out=distance)
         np.minimum(nearest, distance, out=nearest)
+        if rank == 0:
+            scores[0] = np.sqrt(nearest.max())
         nearest[pick] = -1  # taken
         pick = int(nearest.argmax())
-    scores[0] = scores[1] if n_examples > 1 else 0.0
     return Picks(indices, scores)
