@@ -67,6 +67,6 @@ def shingles(example: Example) -> frozenset[str]:
 
 
 def _rows_per_band(threshold: float) -> int:
-    """The longest band, of two or more, at which a pair at the threshold is a candidate with a probability above 0.99."""
+    """The longest band, of two or more, that makes a pair at the threshold a candidate with probability 0.99."""
     good = [r for r in range(1, _N_HASHES // 2 + 1) if (1 - threshold**r) ** (_N_HASHES // r) < 0.01]
     return max(good, default=1)

@@ -10,9 +10,9 @@ def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
     """The first row is drawn by `seed`; each next one is the row farthest from those taken, in Euclidean distance.
 
     The largest distance of a row to its nearest pick is at most twice the smallest possible. Ties go to the lowest pool
-    index. Scores are the distance of each pick to the nearest one before, and of the first to the row farthest from it,
-    so that scores descend. A smaller n_examples is a prefix of a larger one. Features are read once for each pick; distances
-    come from float32 products, so those below 1e-3 of a row's length are rounding.
+    index. Scores are the distance of each pick to the nearest one before, of the first to the row farthest from it. A
+    smaller n_examples is a prefix of a larger one. Features are read once for each pick; distances come from float32
+    products, so those below 1e-3 of a row's length are rounding.
 
     ValueError for features that are not finite, or n_examples out of range.
 
