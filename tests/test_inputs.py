@@ -113,14 +113,14 @@ def test_skipped_rows_are_told_once_and_kept(inputs: Callable[..., Inputs], note
     given = inputs()
     rows = [(example, "why not") for example in given.pool][:5]
     notes.clear()
-    given.skip("pool", rows)
-    given.skip("pool", rows)
+    given.leave_out("pool, skipped", rows)
+    given.leave_out("pool, skipped", rows)
     assert notes == [
         f"pool, skipped: 5 rows: {pool_file} row 1: why not; {pool_file} row 2: why not; {pool_file} row 3: why not; …"
     ]
     left_out = given.manifest()["left_out"]
     assert [row["row"] for row in left_out["pool, skipped"]] == [1, 2, 3, 5, 6]
-    given.skip("pool", [])
+    given.leave_out("pool, skipped", [])
     assert set(given.manifest()["left_out"]) == {"pool, unreadable"}
 
 

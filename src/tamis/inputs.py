@@ -131,16 +131,24 @@ class Inputs:
             given = f"the columns {', '.join(columns)}" if columns else f"rows that --format {data.format} reads"
             raise InputError(f"no file has {given}: see the fields of a file with `tamis inspect FILE`")
 
-    def skip(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
-        """Report rows that were read but cannot be used, with the reason of each."""
-        self._report(f"{what}, skipped", [(e.file, e.row, reason) for e, reason in examples])
+    def leave_out(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
+        """Report rows that were read but are not used, with the reason of each, and keep them for the record."""
+        self._report(what, [(e.file, e.row, reason) for e, reason in examples])
+
+    def tell(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
+        """Report some rows, with a reason of each."""
+        self._tell(what, [(e.file, e.row, reason) for e, reason in examples])
 
     def _report(self, what: str, rows: list[tuple[str, int, str]]) -> None:
-        if rows and self._skipped.get(what) != rows:
+        if self._skipped.get(what) != rows:
+            self._tell(what, rows)
+        self._skipped[what] = rows
+
+    def _tell(self, what: str, rows: list[tuple[str, int, str]]) -> None:
+        if rows:
             shown = "; ".join(f"{file} row {row}: {reason}" for file, row, reason in rows[:3])
             counted = f"{len(rows):,} rows" if len(rows) > 1 else "1 row"
             self._note(f"{what}: {counted}: {shown}" + ("; …" if len(rows) > 3 else ""))
-        self._skipped[what] = rows
 
     # ---- model -----------------------------------------------------------------------------------------------------
 

@@ -37,12 +37,15 @@ def candidates(config: Config, inputs: Inputs, note: Callable[[str], None]) -> l
             n_tokens = inputs.n_supervised(example)
             if not low <= n_tokens <= high:
                 reasons.setdefault(position, f"{n_tokens:,} supervised tokens")
-    for leak in leaks(inputs):
-        if not pick.keep_leaks:
-            reasons.setdefault(leak.position, describe(leak))
-    for what in ("pick.exclude", "supervised tokens", "shares"):
+    found = leaks(inputs)
+    if pick.keep_leaks:
+        rows = [(pool[leak.position], describe(leak)) for leak in found]
+        inputs.tell("pool, leaked and kept all the same", rows)
+    else:
+        reasons |= {leak.position: describe(leak) for leak in found if leak.position not in reasons}
+    for what, filtered in _FILTERS.items():
         rows = [(pool[i], reason) for i, reason in sorted(reasons.items()) if what in reason]
-        inputs.skip(f"pool, {_FILTERS[what]}", rows)
+        inputs.leave_out(f"pool, {filtered}", rows)
     for row, positions in _named(_ids_in(pick.include), pool).items():
         for position in positions:
             if position in reasons:
@@ -161,7 +164,7 @@ def pick(
             f"{amount:,}. Raise it to {first}tok or more."
         )
     if walked.is_short and (walked.passed_over or constraints.floors) and spent < amount:
-        reasons = "; ".join(f"{reason}: {n:,} rows passed over" for reason, n in walked.passed_over.items())
+        reasons = "; ".join(f"{reason}: {_rows(n)} passed over" for reason, n in walked.passed_over.items())
         raise InputError(
             f"the budget of {amount:,} {unit} cannot be filled: {spent:,} can be taken ({reasons or 'floors'}). "
             "Lower the budget, or loosen that constraint"
@@ -223,23 +226,27 @@ def _summary(
     for row, n in cost.items():
         by_source[constraints.sources[row]] = by_source.get(constraints.sources[row], 0) + n
     if unit != "rows":
-        yield f"budget of {amount:,} {unit}: {sum(cost.values()):,} used by {len(cost):,} rows"
+        yield f"budget of {amount:,} {unit}: {sum(cost.values()):,} used by {_rows(len(cost))}"
     if constraints.include:
         used = sum(cost[row] for row in constraints.include)
-        yield f"included: {len(constraints.include):,} rows" + (f", {used:,} {unit}" if unit != "rows" else "")
+        yield f"included: {_rows(len(constraints.include))}" + (f", {used:,} {unit}" if unit != "rows" else "")
     for name, quota in constraints.quotas.items():
         passed = walked.passed_over.get(f"quota of {name}", 0)
-        yield f"quota of {name}: {by_source.get(name, 0):,} of at most {quota:,} {unit}; {passed:,} rows passed over"
+        yield f"quota of {name}: {by_source.get(name, 0):,} of at most {quota:,} {unit}; {_rows(passed)} passed over"
     for name, floor in constraints.floors.items():
         yield f"floor of {name}: {by_source.get(name, 0):,} of at least {floor:,} {unit}"
     for reason in ("room kept for floors", "near-duplicates of a pick"):
         if reason in walked.passed_over:
-            yield f"{reason}: {walked.passed_over[reason]:,} rows passed over"
+            yield f"{reason}: {_rows(walked.passed_over[reason])} passed over"
     if len(rankings) > 1:
         for number, ranking in enumerate(rankings):
             rows = [row for row, taker in zip(walked.indices, walked.takers, strict=True) if taker == number]
             used = sum(cost[row] for row in rows)
             share = ranking.weight / sum(r.weight for r in rankings)
-            yield f"target {ranking.name}, {share:.1%} of the budget: {len(rows):,} rows" + (
+            yield f"target {ranking.name}, {share:.1%} of the budget: {_rows(len(rows))}" + (
                 f", {used:,} {unit}" if unit != "rows" else ""
             )
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row" + "s" * (n != 1)

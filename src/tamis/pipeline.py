@@ -329,7 +329,9 @@ class Pipeline:
         for store in stores:
             reasons |= store.skipped()
         usable = [example for example in examples if example.id not in reasons]
-        self.inputs.skip(what, [(example, reasons[example.id]) for example in examples if example.id in reasons])
+        self.inputs.leave_out(
+            f"{what}, skipped", [(example, reasons[example.id]) for example in examples if example.id in reasons]
+        )
         if not usable:
             first = examples[0]
             n_alike = sum(reasons[example.id] == reasons[first.id] for example in examples)

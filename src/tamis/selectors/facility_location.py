@@ -29,7 +29,7 @@ def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256
 
     >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [1.0, -0.1], [0.0, 1.0]])
     >>> facility_location(rows, n_examples=2).indices
-    array([0, 3])
+    array([1, 3])
     """
     check_features(features, n_examples)
     if n_neighbors < 1:
