@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int32
 from scipy.sparse import csc_array, csr_array
 
 from tamis.selectors.picks import Picks
-from tamis.selectors.rows import Rows, blocks, check_features
+from tamis.selectors.rows import Rows, blocks, check_features, equal_rows
 
 _BLOCK_CELLS = 1 << 24  # of similarities computed at once: 64 MB
 
@@ -19,7 +19,7 @@ def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256
     not the full one: with n_neighbors = pool they are the same. Greedy reaches 1 − 1/e of the best.
 
     Ties go to the lowest pool index. Scores are what each pick added. Rows that add nothing follow by index, from
-    `n_supported` on. A smaller n_examples is a prefix of a larger one.
+    `n_supported` on; it is None if there are none. A smaller n_examples is a prefix of a larger one.
 
     The graph takes 8 bytes for each row and neighbour, twice. Products are float32, gains float64.
 
@@ -52,7 +52,7 @@ def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256
         scores.append(gain)
         covered[members] = np.maximum(covered[members], values)
     n_adding = int(np.count_nonzero(scores))
-    return Picks(np.array(indices), np.array(scores), n_supported=n_adding)
+    return Picks(np.array(indices), np.array(scores), n_supported=n_adding if n_adding < n_examples else None)
 
 
 def _graph(features: Rows, n_neighbors: int) -> csc_array:
@@ -61,13 +61,18 @@ def _graph(features: Rows, n_neighbors: int) -> csc_array:
     columns: list[Int32[np.ndarray, " cell"]] = []
     values: list[Float32[np.ndarray, " cell"]] = []
     counts: list[np.ndarray] = []
+    first, copies = equal_rows(features)
     n_at_once = max(1, _BLOCK_CELLS // n_pool)
     for start in range(0, n_pool, n_at_once):
         mine = _unit(np.asarray(features[start : start + n_at_once], np.float32))
         cosine = np.empty((len(mine), n_pool), np.float32)
         for part, rows in blocks(features):
             np.matmul(mine, _unit(rows).T, out=cosine[:, part])
-        cosine[np.arange(len(mine)), start + np.arange(len(mine))] = 2  # itself, before any other
+        np.minimum(cosine, 1, out=cosine)
+        own = np.arange(len(mine))
+        cosine[own, first[start + own]] = mine.any(axis=1)  # 1 between equal rows, but for zero rows
+        cosine[:, copies] = cosine[:, first[copies]]
+        cosine[own, start + own] = 2  # itself, before any other
         if n_neighbors < n_pool:
             threshold = np.partition(cosine, n_pool - n_neighbors, axis=1)[:, n_pool - n_neighbors, None]
             is_kept = cosine > threshold

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tamis.selectors.picks import Picks
-from tamis.selectors.rows import Rows, check_features, dot, mean
+from tamis.selectors.rows import Rows, check_features, dot, equal_rows, mean
 
 
 def herding(features: Rows, *, n_examples: int) -> Picks:
@@ -21,15 +21,21 @@ def herding(features: Rows, *, n_examples: int) -> Picks:
     array([1, 3])
     """
     check_features(features, n_examples)
-    with_mean = dot(features, mean(features).astype(np.float32))
-    with_taken = np.zeros(features.shape[0])
+    n_pool = features.shape[0]
+    first, copies = equal_rows(features)
+    # Times the pool's size and the rank, so that whole numbers stay whole and ties are ties
+    with_sum = dot(features, (n_pool * mean(features)).astype(np.float32)).astype(np.float64)
+    with_taken = np.zeros(n_pool)
     indices, scores = np.empty(n_examples, np.int64), np.empty(n_examples)
-    is_free = np.ones(features.shape[0], bool)
+    gain = np.empty(n_pool)
     for rank in range(n_examples):
-        gain = np.where(is_free, with_mean - with_taken / (rank + 1), -np.inf)
+        np.multiply(with_sum, rank + 1, out=gain)
+        gain -= with_taken
+        gain[copies] = gain[first[copies]]
+        gain[indices[:rank]] = -np.inf
         pick = int(gain.argmax())
-        indices[rank], scores[rank] = pick, gain[pick]
-        is_free[pick] = False
+        indices[rank], scores[rank] = pick, gain[pick] / (n_pool * (rank + 1))
         if rank + 1 < n_examples:
-            with_taken += dot(features, np.asarray(features[pick : pick + 1], np.float32)[0])
+            row = np.asarray(features[pick : pick + 1], np.float32)[0]
+            with_taken += np.multiply(dot(features, row), n_pool, dtype=np.float64)
     return Picks(indices, scores)

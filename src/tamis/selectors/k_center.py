@@ -3,7 +3,7 @@
 import numpy as np
 
 from tamis.selectors.picks import Picks
-from tamis.selectors.rows import Rows, blocks, check_features, dot
+from tamis.selectors.rows import Rows, blocks, check_features, dot, equal_rows
 
 
 def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
@@ -12,7 +12,7 @@ def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
     The largest distance of a row to its nearest pick is at most twice the smallest possible. Ties go to the lowest pool
     index. Scores are the distance of each pick to the nearest one before, of the first to the row farthest from it. A
     smaller n_examples is a prefix of a larger one. Features are read once for each pick; distances come from float32
-    products, so those below 1e-3 of a row's length are rounding.
+    products, so those below 1e-3 of a row's length are rounding; between equal rows they are 0.
 
     ValueError for features that are not finite, or n_examples out of range.
 
@@ -24,6 +24,7 @@ def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
     check_features(features, n_examples)
     n_pool = features.shape[0]
     squared = np.concatenate([np.einsum("rd,rd->r", rows, rows) for _, rows in blocks(features)])
+    first, copies = equal_rows(features)
     nearest = np.full(n_pool, np.inf, np.float32)  # squared distance to the nearest pick
     indices, scores = np.empty(n_examples, np.int64), np.empty(n_examples)
     pick = int(np.random.default_rng(seed).integers(n_pool))
@@ -35,6 +36,8 @@ def k_center(features: Rows, *, n_examples: int, seed: int = 0) -> Picks:
         distance += squared
         distance += squared[pick]
         np.maximum(distance, 0, out=distance)
+        distance[first[pick]] = 0
+        distance[copies] = distance[first[copies]]
         np.minimum(nearest, distance, out=nearest)
         if rank == 0:
             scores[0] = np.sqrt(nearest.max())

@@ -1,5 +1,6 @@
 """Feature rows that need not be in memory: what selectors over features read, a block at a time."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -52,7 +53,9 @@ def blocks(features: Rows, block_bytes: int = _BLOCK_BYTES) -> Iterator[tuple[sl
     n_rows = max(1, block_bytes // (4 * dim))
     for start in range(0, n_pool, n_rows):
         part = slice(start, min(start + n_rows, n_pool))
-        yield part, np.asarray(features[part], np.float32)
+        with np.errstate(over="ignore"):  # check_features names what float32 cannot hold
+            rows = np.asarray(features[part], np.float32)
+        yield part, rows
 
 
 def dot(features: Rows, vectors: Float32[np.ndarray, "dim ..."]) -> Float32[np.ndarray, "pool ..."]:
@@ -71,13 +74,35 @@ def mean(features: Rows) -> Float[np.ndarray, " dim"]:
     return total / features.shape[0]
 
 
+def equal_rows(features: Rows) -> tuple[Int64[np.ndarray, " pool"], Int64[np.ndarray, " copy"]]:
+    """For each row the first one equal to it as float32, which may be itself; and the rows for which it is another.
+
+    BLAS gives equal rows products that differ in the last bit, by where they lie in a block: a selector that breaks
+    ties by position must give them the first one's. Rows are compared by 128-bit digests; 16 bytes for each are held.
+    """
+    digests = np.empty((features.shape[0], 2), np.uint64)
+    for part, rows in blocks(features):
+        whole = np.ascontiguousarray(rows + np.float32(0))  # -0.0 is equal to 0.0
+        digest = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in whole)
+        digests[part] = np.frombuffer(digest, np.uint64).reshape(-1, 2)
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: the first of equal rows comes first
+    ordered = digests[order]
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.empty(len(order), np.int64)
+    first[order] = order[is_new][np.cumsum(is_new) - 1]
+    return first, np.flatnonzero(first != np.arange(len(first)))
+
+
 def check_features(features: Rows, n_examples: int) -> None:
-    """ValueError for features that are not `[pool, dim]` and finite, or a number of examples they cannot give."""
+    """ValueError for features that are not `[pool, dim]` and finite as float32, or too few for n_examples."""
     if len(features.shape) != 2 or 0 in features.shape:
         raise ValueError(f"expected features [pool, dim] with at least one of each, got shape {features.shape}")
     check_n_examples(n_examples, features.shape[0])
     for part, rows in blocks(features):
-        if not np.isfinite(rows.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore"):  # ∞ − ∞
+            total = rows.sum(dtype=np.float64)
+        if not np.isfinite(total):
             bad = ~np.isfinite(rows)
             if bad.any():
                 row, column = np.argwhere(bad)[0].tolist()
