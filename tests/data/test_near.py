@@ -69,3 +69,12 @@ def test_says_the_same_again() -> None:
 def test_refuses_thresholds_that_make_no_sense(threshold: float) -> None:
     with pytest.raises(ValueError, match=f"threshold above 0 and up to 1, got {threshold}"):
         NearDuplicates([], threshold)
+
+
+@pytest.mark.parametrize(("n_shared", "n_all"), [(7, 100), (29, 50), (7, 25), (4, 5), (1, 3)])
+def test_a_pair_at_the_threshold_counts(n_shared: int, n_all: int) -> None:
+    near = NearDuplicates([], n_shared / n_all)
+    shared = {f"s{k}" for k in range(n_shared)}
+    left, right = shared | {f"l{k}" for k in range(n_all - n_shared)}, shared
+    assert near._are_near(frozenset(left), frozenset(right))
+    assert not near._are_near(frozenset(left | {"x"}), frozenset(right))

@@ -35,7 +35,8 @@ def features(similarity: np.ndarray) -> np.ndarray:
     """A row of the pool is its similarities to the targets; unit, but for zero rows."""
     rows = similarity.T.astype(np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length != 0)
+    with np.errstate(invalid="ignore"):  # of what is not finite the selectors are to tell
+        return np.divide(rows, length, out=np.zeros_like(rows), where=length != 0)
 
 
 def kde(similarity: np.ndarray, n_examples: int) -> Picks:

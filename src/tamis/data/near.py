@@ -28,7 +28,10 @@ class NearDuplicates:
     def __init__(self, pool: Sequence[Example], threshold: float = 0.8) -> None:
         if not 0 < threshold <= 1:
             raise ValueError(f"expected a threshold above 0 and up to 1, got {threshold}")
+        from datasketch import MinHash
+
         self._pool, self._threshold = pool, threshold
+        self._empty = MinHash(num_perm=_N_HASHES, seed=1)  # copied for each row: to draw its permutations is slow
         self._signature = lru_cache(maxsize=100_000)(self._compute)
         self.clear()
 
@@ -50,12 +53,12 @@ class NearDuplicates:
         return any(self._are_near(mine, shingles(self._pool[other])) for other in candidates)
 
     def _are_near(self, a: frozenset[str], b: frozenset[str]) -> bool:
-        return len(a & b) >= self._threshold * len(a | b)
+        return len(a & b) / len(a | b) >= self._threshold  # a product would round pairs at the threshold away
 
     def _compute(self, position: int) -> Any:
-        from datasketch import LeanMinHash, MinHash
+        from datasketch import LeanMinHash
 
-        signature = MinHash(num_perm=_N_HASHES, seed=1)
+        signature = self._empty.copy()
         signature.update_batch([text.encode() for text in sorted(shingles(self._pool[position]))])
         return LeanMinHash(signature)
 
