@@ -412,16 +412,19 @@ def test_rows_that_give_nan_are_left_out_and_named(
 @pytest.mark.parametrize(
     ("rate", "said"),
     [
-        ("1e20", "loss not finite in epoch 1, after 2 steps; lower warmup.learning_rate (it is 1e+20)"),
+        ("1e20", ["loss not finite in epoch 1, after 2 steps; lower warmup.learning_rate (it is 1e+20)"]),
+        # All stays finite, but attention looks at one token alone, and nothing moves it; or not even that, by the CPU
         (
             "1e6",
-            "the gradient is zero (so it is with 4 of 4 rows); lower warmup.learning_rate, if the warm-up diverged",
+            [
+                "the gradient is zero (so it is with 4 of 4 rows); lower warmup.learning_rate, if the warm-up diverged",
+                "not finite in epoch 1, after 3 steps; lower warmup.learning_rate (it is 1e+06)",
+            ],
         ),
     ],
 )
-def test_a_warm_up_that_diverges(cli: Cli, command: list[str], tmp_path: Path, rate: str, said: str) -> None:
-    """With 1e6 all stays finite, but attention looks at one token alone, and nothing moves it."""
-    assert own_sentence(cli(*command, f"warmup.learning_rate={rate}", code=2)).endswith(said)
+def test_a_warm_up_that_diverges(cli: Cli, command: list[str], tmp_path: Path, rate: str, said: list[str]) -> None:
+    assert own_sentence(cli(*command, f"warmup.learning_rate={rate}", code=2)).endswith(tuple(said))
     for path in (tmp_path / "ws").glob("checkpoints/*/epoch-*/a*.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
 

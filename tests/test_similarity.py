@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from tamis.errors import DamagedError, InputError, StoreError
-from tamis.similarity import load_similarity, save_similarity, similarity, writing_similarity
+from tamis.similarity import load_similarity, save_similarity, similarity, take_columns, writing_similarity
 from tamis.store import FeatureStore
 
 Shards = list[tuple[np.ndarray, np.ndarray]]
@@ -254,3 +256,41 @@ def test_damaged_ids_are_found(tmp_path: Path) -> None:
         ids.write_text(text)
         with pytest.raises(DamagedError, match="the next run makes both again"):
             load_similarity(path)
+
+
+# ---- some columns --------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    matrix=hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).flatmap(
+        lambda shape: hnp.arrays(
+            st.sampled_from([np.float16, np.float32, np.float64]), shape, elements=st.floats(-8, 8, width=16)
+        )
+    ),
+    order=st.sampled_from("CF"),
+    data=st.data(),
+)
+def test_columns_taken_in_memory_and_in_a_file_are_the_same(matrix: np.ndarray, order: str, data) -> None:
+    """In any order, some of them several times, none at all."""
+    matrix = np.asarray(matrix, order=order)
+    columns = np.array(data.draw(st.lists(st.integers(0, matrix.shape[1] - 1))), np.int64)
+    n_bytes = matrix.itemsize * len(matrix) * len(columns)
+    held, filed = (take_columns(matrix, columns, memory_bytes) for memory_bytes in (n_bytes, n_bytes - 1))
+    for taken in (held, filed) if n_bytes else (held,):
+        assert taken.dtype == matrix.dtype
+        np.testing.assert_array_equal(taken, matrix[:, columns])
+        assert isinstance(taken, np.memmap) is (taken is filed)
+
+
+def test_columns_kept_in_a_file_leave_nothing_behind(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    process = psutil.Process()
+    n_open = process.num_fds()
+    for _ in range(20):
+        taken = take_columns(MATRIX, np.array([2, 0]), 0)
+        assert list(tmp_path.iterdir()) == []  # nameless while it is in use, so that a killed run leaves nothing either
+        assert process.num_fds() <= n_open + 2
+    assert taken.tolist() == [[1.0, 0.5], [-1.0, 0.0]]
+    del taken
+    assert process.num_fds() == n_open

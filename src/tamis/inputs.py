@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from fractions import Fraction
@@ -26,6 +27,7 @@ from tamis.model.load import (
 )
 
 MAX_TOKENS = 2048
+_N_ENCODED = 65_536  # rows whose tokens are kept at once: some 100 MB
 
 
 def digest(*parts: Any) -> str:
@@ -61,7 +63,7 @@ class Inputs:
         return pool
 
     @property
-    def pool_rows(self) -> list[Example]:
+    def pool_rows(self) -> Pool:
         """Every row of the pool's files that can be read, equal ones included."""
         _ = self.pool
         return self._all_rows
@@ -82,13 +84,13 @@ class Inputs:
     @cached_property
     def target(self) -> Pool:
         """The rows of all targets, one target after the other."""
-        return Pool(tuple(example for target in self.targets.values() for example in target))
+        return Pool.of((e for target in self.targets.values() for e in target), keep_duplicates=True)
 
     @cached_property
     def evaluation(self) -> Pool:
         """Test rows that no pick may give away."""
         paths = self._config.data.evaluation
-        return self._read("evaluation", paths, None, True) if paths else Pool(())
+        return self._read("evaluation", paths, None, True) if paths else Pool.of([])
 
     def _read(self, what: str, paths: Sequence[str], limit: int | None, keep_duplicates: bool) -> Pool:
         if not paths:
@@ -110,9 +112,9 @@ class Inputs:
         self.rejected += result.rejected
         self.files += result.files
         if what == "pool":
-            self._all_rows = result.examples
+            self._all_rows = Pool(result.examples)
         self._check_named(what, any(file.as_named for file in result.files))
-        pool = Pool.from_read(result, keep_duplicates=keep_duplicates)
+        pool = Pool.of(result.examples, keep_duplicates=keep_duplicates)
         for file in result.files:
             self._note(f"{what}: {file.path}: {file.n_good:,} rows, {file.recognised}")
         if pool.n_duplicates:
@@ -216,6 +218,8 @@ class Inputs:
                 self._encoded[example.id] = self.chat.encode(example)
             except ChatError as error:
                 self._encoded[example.id] = str(error)
+            if len(self._encoded) > _N_ENCODED:
+                del self._encoded[next(iter(self._encoded))]
         return self._encoded[example.id]
 
     def n_supervised(self, example: Example) -> int:
@@ -232,9 +236,10 @@ class Inputs:
         for position in np.random.default_rng(self._config.seed).permutation(len(pool)):
             if len(rows) == n_rows:
                 break
-            encoded = self.encode(pool[int(position)])
+            example = pool[int(position)]
+            encoded = self.encode(example)
             if not isinstance(encoded, str) and encoded.n_supervised:
-                rows.append((pool[int(position)], encoded))
+                rows.append((example, encoded))
         if not rows:
             example = pool[0]
             reason = self.encode(example)
@@ -271,12 +276,9 @@ class Inputs:
 
 
 def _facts(pool: Pool) -> dict[str, Any]:
-    sources: dict[str, int] = {}
-    for example in pool:
-        sources[example.source] = sources.get(example.source, 0) + 1
     return {
-        "digest": digest([example.id for example in pool]),
+        "digest": digest(pool.ids),
         "n_rows": len(pool),
         "n_duplicates": pool.n_duplicates,
-        "sources": sources,
+        "sources": dict(Counter(pool.sources)),
     }

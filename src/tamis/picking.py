@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tamis.config import Config, home
-from tamis.data.example import Example
 from tamis.data.near import NearDuplicates
 from tamis.data.overlap import Leak, find_leaks
+from tamis.data.pool import Pool
 from tamis.errors import InputError
 from tamis.inputs import Inputs
 from tamis.selectors import Budget, Picks, parse_budget
@@ -19,14 +19,14 @@ _FIRST_RANKED = 1024  # of a nested method with a token budget; then twice as ma
 # ---- filters -------------------------------------------------------------------------------------------------------
 
 
-def candidates(config: Config, inputs: Inputs, note: Callable[[str], None]) -> list[Example]:
+def candidates(config: Config, inputs: Inputs, note: Callable[[str], None]) -> Pool:
     """The pool without what is excluded, too short or long, or leaked; each is reported with its reason."""
     pick = config.pick
-    pool = list(inputs.pool)
-    reasons: dict[int, str] = {}
+    pool = inputs.pool
+    left_out: dict[str, dict[int, str]] = {"excluded": {}, "of another length": {}, "leaked": {}}
     if pick.exclude:
         excluded = _named(_ids_in(pick.exclude), pool)
-        reasons |= dict.fromkeys(sorted({i for rows in excluded.values() for i in rows}), "in pick.exclude")
+        left_out["excluded"] = {i: "in pick.exclude" for rows in excluded.values() for i in rows}
         if missing := sum(not rows for rows in excluded.values()):
             note(f"pick.exclude: {missing:,} of {len(excluded):,} ids are of no pool row")
     if pick.min_tokens is not None or pick.max_tokens is not None:
@@ -36,28 +36,26 @@ def candidates(config: Config, inputs: Inputs, note: Callable[[str], None]) -> l
         for position, example in enumerate(pool):
             n_tokens = inputs.n_supervised(example)
             if not low <= n_tokens <= high:
-                reasons.setdefault(position, f"{n_tokens:,} supervised tokens")
-    found = leaks(inputs)
+                left_out["of another length"][position] = f"{n_tokens:,} supervised tokens"
+    found = {leak.position: describe(leak) for leak in leaks(inputs)}
     if pick.keep_leaks:
-        rows = [(pool[leak.position], describe(leak)) for leak in found]
-        inputs.tell("pool, leaked and kept all the same", rows)
+        inputs.tell("pool, leaked and kept all the same", [(pool[i], reason) for i, reason in found.items()])
     else:
-        reasons |= {leak.position: describe(leak) for leak in found if leak.position not in reasons}
-    for what, filtered in _FILTERS.items():
-        rows = [(pool[i], reason) for i, reason in sorted(reasons.items()) if what in reason]
-        inputs.leave_out(f"pool, {filtered}", rows)
+        left_out["leaked"] = found
+    reasons: dict[int, str] = {}
+    for what, rows in left_out.items():
+        new = {position: reason for position, reason in sorted(rows.items()) if position not in reasons}
+        inputs.leave_out(f"pool, {what}", [(pool[position], reason) for position, reason in new.items()])
+        reasons |= new
     for row, positions in _named(_ids_in(pick.include), pool).items():
         for position in positions:
             if position in reasons:
                 raise InputError(f"pick.include: {row} is to be taken, but is no candidate: {reasons[position]}")
-    left = [example for position, example in enumerate(pool) if position not in reasons]
+    left = pool.take([position for position in range(len(pool)) if position not in reasons])
     if not left:
-        remedy = "; --keep-leaks leaves leaks in" if any("shares" in reason for reason in reasons.values()) else ""
+        remedy = "; --keep-leaks leaves leaks in" if left_out["leaked"] else ""
         raise InputError(f"no candidate is left of {len(pool):,} pool rows: see the rows left out above{remedy}")
     return left
-
-
-_FILTERS = {"pick.exclude": "excluded", "supervised tokens": "of another length", "shares": "leaked"}
 
 
 def leaks(inputs: Inputs) -> list[Leak]:
@@ -86,7 +84,7 @@ def _ids_in(paths: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _named(ids: Sequence[str], pool: Sequence[Example]) -> dict[str, list[int]]:
+def _named(ids: Sequence[str], pool: Pool) -> dict[str, list[int]]:
     """The pool positions that each id, or row_id, names."""
     found: dict[str, list[int]] = {id_: [] for id_ in ids}
     for position, example in enumerate(pool) if ids else ():
@@ -125,7 +123,7 @@ class Picked:
 
 
 def pick(
-    config: Config, inputs: Inputs, pool: Sequence[Example], rankings: Sequence[Ranking], note: Callable[[str], None]
+    config: Config, inputs: Inputs, pool: Pool, rankings: Sequence[Ranking], note: Callable[[str], None]
 ) -> Picked:
     """Walk the rankings under budget and constraints.
 
@@ -176,10 +174,10 @@ def pick(
 
 
 def _constraints(
-    config: Config, budget: Budget, amount: int, pool: Sequence[Example], cost: Callable[[int], int]
+    config: Config, budget: Budget, amount: int, pool: Pool, cost: Callable[[int], int]
 ) -> Constraints:
     pick = config.pick
-    sources = [example.source for example in pool]
+    sources = pool.sources
     quotas = {name: _part("quotas", name, text, budget, amount) for name, text in pick.quotas.items()}
     floors = {name: _part("floors", name, text, budget, amount) for name, text in pick.floors.items()}
     known = set(sources)

@@ -21,22 +21,22 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from filelock import FileLock
-from jaxtyping import Float
 
 from tamis.config import Config, home, memory_bytes
-from tamis.data.example import Example
 from tamis.data.export import write_rejected
+from tamis.data.pool import Pool
 from tamis.data.selection import Selection, check_free, writing_folder
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
-from tamis.errors import DamagedError, InputError
+from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
 from tamis.methods import REPRESENTATIONS, SELECTORS, load
 from tamis.picking import Ranking, candidates, pick
+from tamis.scoring import Similarity, given_similarity, kept_similarity
 from tamis.selectors import Picks, nearest_target, parse_budget
 from tamis.selectors.constraints import Walked
 from tamis.selectors.rows import mean
-from tamis.similarity import load_similarity, similarity, take_columns, writing_similarity
+from tamis.similarity import similarity
 
 if TYPE_CHECKING:
     from tamis.model.checkpoint import Checkpoint
@@ -71,34 +71,25 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Similarity:
-    """The matrix with the examples its rows and columns stand for; float32, memory-mapped."""
-
-    values: Float[np.ndarray, "target pool"]
-    targets: Sequence[Example]
-    pool: Sequence[Example]
-    path: Path
-
-
-@dataclass(frozen=True)
 class Rows:
     """Feature rows in stores, one a checkpoint, with the examples that have one."""
 
     stores: Sequence["FeatureStore"]
     lr_weights: Sequence[float]
-    examples: Sequence[Example]
+    examples: Pool
 
     def combined(self) -> "StoredRows":
         """Σ lr_weight · row over the checkpoints."""
         from tamis.store import StoredRows
 
-        return StoredRows(self.stores, self.lr_weights, [e.id for e in self.examples])
+        return StoredRows(self.stores, self.lr_weights, self.examples.ids)
 
     def by_checkpoint(self) -> list["StoredRows"]:
         """The rows of each checkpoint."""
         from tamis.store import StoredRows
 
-        return [StoredRows([store], [1.0], [e.id for e in self.examples]) for store in self.stores]
+        ids = self.examples.ids
+        return [StoredRows([store], [1.0], ids) for store in self.stores]
 
 
 class Pipeline:
@@ -117,10 +108,9 @@ class Pipeline:
 
     def warm_up(self) -> list["Checkpoint"]:
         """Checkpoints of a LoRA warm-up on a seeded share of the pool, trained where the workspace lacks them."""
+        from tamis.model.checkpoint import TrainSettings, finished_checkpoints
         from tamis.model.foreign import given_checkpoints
         from tamis.model.load import LoraSettings, add_lora, load_base
-        from tamis.model.train import TrainSettings, finished_checkpoints, train
-        from tamis.representations.gradient import check_layers
 
         warmup, inputs = self.config.warmup, self.inputs
         if warmup.checkpoints is not None:
@@ -157,6 +147,9 @@ class Pipeline:
             f"warm-up: {len(rows):,} examples, {warmup.epochs} epochs" + (f", {len(done)} done before" if done else "")
         )
         n_tokens = warmup.epochs * sum(len(encoded.input_ids) for _, encoded in rows)
+        from tamis.model.train import train
+        from tamis.representations.gradient import check_layers
+
         folder.mkdir(parents=True, exist_ok=True)
         # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
         with FileLock(folder / "lock"), self._stage("warm up", n_tokens) as advance:
@@ -175,7 +168,7 @@ class Pipeline:
     # ---- candidates ------------------------------------------------------------------------------------------------
 
     @cached_property
-    def candidates(self) -> list[Example]:
+    def candidates(self) -> Pool:
         """The pool without what filters and leaks leave out."""
         return candidates(self.config, self.inputs, self.progress.note)
 
@@ -188,16 +181,17 @@ class Pipeline:
 
     def represent_all(self) -> list["FeatureStore"]:
         """Features of the pool, and of the target where one is given."""
-        stores = self.represent(list(self.inputs.target), "sgd", "target") if self.inputs.has_target else []
+        stores = self.represent(self.inputs.target, "sgd", "target") if self.inputs.has_target else []
         return stores + self.represent(self.candidates, self.config.represent.adam, "pool")
 
-    def represent(self, examples: Sequence[Example], form: "Form", what: str) -> list["FeatureStore"]:
+    def represent(self, examples: Pool, form: "Form", what: str) -> list["FeatureStore"]:
         """A store per checkpoint that holds the gradient rows of all these examples (or why one has none)."""
         from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
         from tamis.store import FeatureStore
 
         settings, inputs = self.config.represent, self.inputs
-        by_id = {example.id: example for example in examples}
+        ids = examples.ids
+        n_ids = len(set(ids))
         stores = []
         for number, checkpoint in enumerate(self.checkpoints, 1):
             recipe = GradientRecipe(
@@ -213,13 +207,14 @@ class Pipeline:
             )
             store = FeatureStore.open(self.workspace / "features" / digest(recipe.to_dict()), recipe.to_dict())
             stores.append(store)
-            shards = store.plan(list(by_id), settings.shard_rows)
+            shards = store.plan(ids, settings.shard_rows)
             n_todo = sum(map(len, shards))
             name = f"{what} features {number}/{len(self.checkpoints)}"
-            self.progress.note(f"{name}: {n_todo:,} rows to compute, {len(by_id) - n_todo:,} in {store.folder}")
+            self.progress.note(f"{name}: {n_todo:,} rows to compute, {n_ids - n_todo:,} in {store.folder}")
             if not shards:
                 continue
-            encode = {id_: inputs.encode(by_id[id_]) for shard in shards for id_ in shard}
+            todo = {id_ for shard in shards for id_ in shard}
+            encode = {id_: inputs.encode(examples[i]) for i, id_ in enumerate(ids) if id_ in todo}
             make = partial(
                 fill_shards,
                 recipe,
@@ -246,19 +241,19 @@ class Pipeline:
         function = REPRESENTATIONS[self.method.representation].function
         if function is None:
             return self._score_rows()
-        targets, pool = list(self.inputs.target), self.candidates
-        name = digest(self.method.representation, [e.id for e in targets], [e.id for e in pool])
+        targets, pool = self.inputs.target, self.candidates
+        name = digest(self.method.representation, targets.ids, pool.ids)
 
         def fill(out: np.ndarray) -> None:
             out[:] = load(function)([e.text for e in targets], [e.text for e in pool])
 
-        return self._similarity(name, targets, pool, fill)
+        return self._scored(name, targets, pool, fill)
 
     def _score_rows(self) -> Similarity:
         targets, pool = self._target_rows, self._pool_rows
-        for group in sorted({str(e.group) for e in self.inputs.target} - {str(e.group) for e in targets.examples}):
+        for group in sorted(set(map(str, self.inputs.target.groups)) - set(map(str, targets.examples.groups))):
             self.progress.note(f"target: no row of the group {group} can be used, so it has no say")
-        target_ids, pool_ids = [e.id for e in targets.examples], [e.id for e in pool.examples]
+        target_ids, pool_ids = targets.examples.ids, pool.examples.ids
 
         def fill(out: np.ndarray) -> None:
             rows = [store.rows(target_ids) for store in targets.stores]
@@ -266,75 +261,36 @@ class Pipeline:
 
         folders = [store.folder.name for store in [*targets.stores, *pool.stores]]
         name = digest(folders, pool.lr_weights, target_ids, pool_ids)
-        return self._similarity(name, targets.examples, pool.examples, fill)
+        return self._scored(name, targets.examples, pool.examples, fill)
+
+    def _scored(self, name: str, targets: Pool, pool: Pool, fill: Callable[[np.ndarray], None]) -> Similarity:
+        path = self.workspace / "similarity" / f"{name}.npy"
+        return kept_similarity(path, targets, pool, fill, lambda: self._stage("score", 0))
 
     @cached_property
     def _target_rows(self) -> Rows:
-        return self._rows(list(self.inputs.target), "sgd", "target")
+        return self._rows(self.inputs.target, "sgd", "target")
 
     @cached_property
     def _pool_rows(self) -> Rows:
         return self._rows(self.candidates, self.config.represent.adam, "pool")
 
-    def _rows(self, examples: Sequence[Example], form: "Form", what: str) -> Rows:
+    def _rows(self, examples: Pool, form: "Form", what: str) -> Rows:
         stores = self.represent(examples, form, what)
         rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
         return Rows(stores, (rates / rates.sum()).tolist(), self._usable(examples, stores, what))
 
-    def _given_similarity(self, path: Path) -> Similarity:
-        """A matrix of one's own, whose columns are the rows of the pool in their order, equal ones included."""
-        values, target_ids, pool_ids = load_similarity(path)
-        del target_ids
-        rows = self.inputs.pool_rows
-        if pool_ids is None and values.shape[1] != len(rows):
-            raise InputError(
-                f"{path}: expected a column for each of the {len(rows):,} rows of the pool that can be read (equal "
-                f"rows included), found {values.shape[1]:,}. Save one column for each, in their order"
-            )
-        targets = list(self.inputs.target) if self.inputs.has_target else []
-        if targets and len(targets) != len(values):
-            raise InputError(f"{path}: expected a row for each of {len(targets):,} target rows, found {len(values):,}")
-        if pool_ids is None:
-            place: dict[Any, int] = {(e.file, e.row, e.instance): column for column, e in enumerate(rows)}
-            columns = [place[e.file, e.row, e.instance] for e in self.candidates]
-        else:
-            place = {id_: column for column, id_ in enumerate(pool_ids)}
-            columns = [place.get(e.id, -1) for e in self.candidates]
-        if -1 in columns:
-            missing = self.candidates[columns.index(-1)]
-            raise InputError(f"{path}: no column has the id of {missing.file} row {missing.row}; score this pool anew")
-        if columns != list(range(values.shape[1])):
-            values = take_columns(values, np.array(columns), self.memory_bytes)
-        return Similarity(values, targets, self.candidates, path)
-
-    def _similarity(
-        self, name: str, targets: Sequence[Example], pool: Sequence[Example], fill: Callable[[np.ndarray], None]
-    ) -> Similarity:
-        path = self.workspace / "similarity" / f"{name}.npy"
-        target_ids, pool_ids = [e.id for e in targets], [e.id for e in pool]
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Another run may be writing the same. The lock dies with its process.
-            with FileLock(path.with_suffix(".lock")):
-                if not path.exists():
-                    with self._stage("score", 0), writing_similarity(path, target_ids, pool_ids) as out:
-                        fill(out)
-        values, *ids = load_similarity(path)
-        if ids != [target_ids, pool_ids]:
-            raise DamagedError(f"{path}: its ids are not those of this run's rows. Delete it, and run again.")
-        return Similarity(values, targets, pool, path)
-
-    def _usable(self, examples: Sequence[Example], stores: Sequence["FeatureStore"], what: str) -> list[Example]:
+    def _usable(self, examples: Pool, stores: Sequence["FeatureStore"], what: str) -> Pool:
         reasons: dict[str, str] = {}
         for store in stores:
             reasons |= store.skipped()
-        usable = [example for example in examples if example.id not in reasons]
-        self.inputs.leave_out(
-            f"{what}, skipped", [(example, reasons[example.id]) for example in examples if example.id in reasons]
-        )
+        ids = examples.ids
+        skipped = [position for position, id_ in enumerate(ids) if id_ in reasons]
+        self.inputs.leave_out(f"{what}, skipped", [(examples[i], reasons[ids[i]]) for i in skipped])
+        usable = examples.take(np.delete(np.arange(len(ids)), skipped))
         if not usable:
             first = examples[0]
-            n_alike = sum(reasons[example.id] == reasons[first.id] for example in examples)
+            n_alike = sum(reasons[id_] == reasons[first.id] for id_ in ids)
             raise InputError(
                 f"no usable {what} row; {first.file} row {first.row}: {reasons[first.id]} "
                 f"(so it is with {n_alike:,} of {len(examples):,} rows)"
@@ -352,7 +308,8 @@ class Pipeline:
         selector = SELECTORS[self.method.selector]
         scored: Similarity | None = None
         if self.config.pick.similarity is not None:
-            scored = self._given_similarity(home(self.config.pick.similarity))
+            path = home(self.config.pick.similarity)
+            scored = given_similarity(path, self.inputs, self.candidates, self.memory_bytes)
         elif "similarity" in selector.needs:
             scored = self.score()
         if scored is not None:
@@ -391,23 +348,23 @@ class Pipeline:
         """Name, weight and rows of each target; one that stands for all where the method compares with none."""
         if scored is None or not self.config.data.targets:
             return [("target", 1.0, slice(None))]
-        usable = {example.id for example in scored.targets}
+        usable = set(scored.targets.ids)
         parts, start = [], 0
         for name, target in self.inputs.targets.items():
-            n_rows = sum(example.id in usable for example in target)
+            n_rows = sum(id_ in usable for id_ in target.ids)
             if not n_rows:
                 raise InputError(f"target {name}: none of its rows can be used; see the skipped rows above")
             parts.append((name, self.config.data.targets[name].weight, slice(start, start + n_rows)))
             start += n_rows
         return parts
 
-    def _rank(self, scored: Similarity | None, pool: Sequence[Example], part: slice, n_examples: int) -> Picks:
+    def _rank(self, scored: Similarity | None, pool: Pool, part: slice, n_examples: int) -> Picks:
         """The first n_examples picks of the selector, by one target's rows."""
         selector = SELECTORS[self.method.selector]
         available: dict[str, Callable[[], Any]] = {
             "seed": lambda: self.config.seed,
             "n_pool": lambda: len(pool),
-            "sources": lambda: [e.source for e in pool],
+            "sources": lambda: pool.sources,
             "memory_bytes": lambda: self.memory_bytes,
             "map": lambda: self._map,
             "features": lambda: self._pool_rows.combined(),
@@ -417,7 +374,7 @@ class Pipeline:
         }
         if scored is not None:
             available["similarity"] = lambda: scored.values[part]
-            available["groups"] = lambda: [e.group for e in scored.targets[part]] or None
+            available["groups"] = lambda: scored.targets[part].groups or None
         options = dict(self.config.pick.options)
         wanted = [need for need in selector.needs if need != "sources" or options.pop("balanced", False)]
         given = {need: available[need]() for need in wanted}

@@ -1,5 +1,4 @@
 from tamis.data.example import Example, Message
-from tamis.data.files import ReadResult
 from tamis.data.pool import Pool
 
 
@@ -11,8 +10,7 @@ A, B, A2, A3 = example("a", 1), example("b", 2), example("a", 3), example("a", 4
 
 
 def test_the_first_of_equal_ids_is_the_candidate() -> None:
-    pool = Pool.from_read(ReadResult(examples=[A, B, A2, A3]))
-    assert Pool.of([A, B, A2, A3]) == pool
+    pool = Pool.of([A, B, A2, A3])
     assert list(pool) == [A, B]
     assert (len(pool), pool[1], pool.n_duplicates) == (2, B, 2)
     assert pool.ids == [A.id, B.id]

@@ -13,6 +13,7 @@ from tamis.data.chat import Encoded
 from tamis.errors import InputError, ModelError
 from tamis.inputs import Inputs
 from tamis.model.batch import collate, example_losses
+from tamis.model.checkpoint import TrainSettings
 from tamis.model.load import (
     LoraSettings,
     ModelSource,
@@ -22,7 +23,7 @@ from tamis.model.load import (
     load_base,
     trainable,
 )
-from tamis.model.train import TrainSettings, train
+from tamis.model.train import train
 from tamis.representations.adam import Direction
 from tamis.representations.gradient import GradientFeatures
 from tamis.representations.projection import projection

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from tamis.config import load_config
 from tamis.errors import InputError, ModelError
+from tamis.model.checkpoint import TrainSettings
 from tamis.model.foreign import _by_name, given_checkpoints
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, trainable
-from tamis.model.train import TrainSettings, train
+from tamis.model.train import train
 from tamis.pipeline import Pipeline
 from tiny import random_llama
 
@@ -90,11 +91,11 @@ def test_plain_trainer_gives_the_features_of_the_equivalent_warm_up(
         changes = {"warmup.checkpoints": str(folder), "workspace": str(tmp_path / name)}
         run = Pipeline(load_config(None, {**settings, **changes}))
         checkpoints[name] = run.checkpoints
-        ids = [e.id for e in run.score().pool]
+        ids = run.score().pool.ids
         targets = [e.id for e in run.inputs.target]
-        stores = run.represent(list(run.inputs.pool), "torch", "pool")
+        stores = run.represent(run.inputs.pool, "torch", "pool")
         rows[name] = [store.rows(ids) for store in stores]
-        rows[name] += [store.rows(targets) for store in run.represent(list(run.inputs.target), "sgd", "target")]
+        rows[name] += [store.rows(targets) for store in run.represent(run.inputs.target, "sgd", "target")]
     own, foreign = checkpoints["tamis"], checkpoints["plain"]
     assert [c.step for c in own] == [c.step for c in foreign] == [6, 12]
     assert [(c.betas, c.eps, c.base_digest) for c in own] == [(c.betas, c.eps, c.base_digest) for c in foreign]

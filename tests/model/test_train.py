@@ -13,8 +13,9 @@ from tamis.data.chat import Encoded
 from tamis.errors import ModelError
 from tamis.model import train as module
 from tamis.model.batch import Batch
+from tamis.model.checkpoint import TrainSettings, finished_checkpoints
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, trainable
-from tamis.model.train import TrainSettings, finished_checkpoints, train
+from tamis.model.train import train
 
 SETTINGS = TrainSettings(
     epochs=2,

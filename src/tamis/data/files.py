@@ -17,6 +17,7 @@ from tamis.data.formats import (
     unwrapped,
     with_fields,
 )
+from tamis.data.index import Index
 from tamis.data.lines import BadRow, Line, Row, UnknownRow, line_digest, parse
 from tamis.data.messages import objects
 from tamis.data.places import expand
@@ -62,7 +63,7 @@ class FileReport:
 class ReadResult:
     """All good rows in file order, a report of each file opened, and every bad row."""
 
-    examples: list[Example] = field(default_factory=list)
+    examples: Index = field(default_factory=Index)
     files: list[FileReport] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
@@ -101,9 +102,9 @@ def read(
         if left == 0:
             break
         reader = _Reader(path, fields, forced, left, on_bad_row)
-        reader.read()
+        for example in reader.read():
+            result.examples.append(example)
         reader.check(max_bad)
-        result.examples.extend(reader.examples)
         result.rejected.extend(reader.rejected)
         result.files.append(reader.report())
     return result
@@ -114,22 +115,23 @@ class _Reader:
 
     def __init__(self, path: str, fields: Fields, forced: Format | None, limit: int | None, on_bad_row: str) -> None:
         self.path, self.fields, self.forced, self.limit, self.on_bad_row = path, fields, forced, limit, on_bad_row
-        self.examples: list[Example] = []
+        self.n_good = 0
         self.rejected: list[Rejected] = []
         self.first: tuple[Format, Row] | None = None
         self.remedy = "mend the rows or leave the file out"
         self.as_named: bool | None = None  # not known before the first row
 
-    def read(self) -> None:
-        """All rows, up to the limit."""
+    def read(self) -> Iterator[Example]:
+        """The good rows, up to the limit."""
         for number, line in open_rows(self.path):
             if isinstance(line, bytes) and not line.strip():
                 continue
             for example in self._examples(number, line):
-                self.examples.append(example)
-                if len(self.examples) == self.limit:
+                self.n_good += 1
+                yield example
+                if self.n_good == self.limit:
                     return
-            if len(self.rejected) >= _HOPELESS_ROWS and not self.examples:
+            if len(self.rejected) >= _HOPELESS_ROWS and not self.n_good:
                 return
 
     def _examples(self, number: int, line: Line) -> Iterator[Example]:
@@ -202,14 +204,14 @@ class _Reader:
 
     def check(self, max_bad: Fraction | None) -> None:
         """InputError for a file of which too little can be read."""
-        n_bad, n_rows = len(self.rejected), len(self.rejected) + len(self.examples)
+        n_bad, n_rows = len(self.rejected), len(self.rejected) + self.n_good
         if n_rows == 0:
             raise InputError(f"{self.path}: found an empty file, expected rows; name another file or leave it out")
         reasons: dict[str, Rejected] = {}
         for bad in self.rejected:
             reasons.setdefault(bad.reason, bad)
         shown = "; ".join(f"row {bad.row}: {bad.reason}" for bad in list(reasons.values())[:3])
-        if not self.examples:
+        if not self.n_good:
             first = "first " if n_bad >= _HOPELESS_ROWS else ""
             other = " (those given do not fit this file)" if self.as_named is False else ""
             raise InputError(
@@ -230,9 +232,7 @@ class _Reader:
         columns = {column for columns in self.fields.values() for column in columns}
         unread = tuple(name for name in row if name not in {*names, *columns, *_ORIGIN_FIELDS})
         read = tuple(f"{name}={','.join(self.fields[name])}" if name in self.fields else name for name in names)
-        return FileReport(
-            self.path, format_.name, read, unread, len(self.examples), len(self.rejected), self.as_named is True
-        )
+        return FileReport(self.path, format_.name, read, unread, self.n_good, len(self.rejected), self.as_named is True)
 
 
 def _label(row: Row, *names: str) -> str | None:

@@ -1,57 +1,65 @@
 """The ordered candidates."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+from jaxtyping import Int64
 
 from tamis.data.example import Example
-from tamis.data.files import ReadResult
+from tamis.data.index import Index
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Candidates by position, in file order. Targets are held the same way.
+class Pool(Sequence[Example]):
+    """Candidates by position: some examples of an index, in order. Targets are held the same way.
 
     Positions, not ids, tell candidates apart: with `keep_duplicates` several have the same id.
     `n_duplicates` counts the rows equal to an earlier one, whether left out or kept.
     """
 
-    examples: tuple[Example, ...]
-    n_duplicates: int = 0
+    def __init__(self, index: Index, positions: Int64[np.ndarray, " row"] | None = None, n_duplicates: int = 0) -> None:
+        self._index, self.n_duplicates = index, n_duplicates
+        self._positions = np.arange(len(index)) if positions is None else positions
 
     @classmethod
-    def of(cls, examples: Sequence[Example], *, keep_duplicates: bool = False) -> "Pool":
+    def of(cls, examples: Iterable[Example], *, keep_duplicates: bool = False) -> "Pool":
         """A pool in the given order. Only the first of equal ids is a candidate unless keep_duplicates."""
-        first: dict[str, Example] = {}
-        for example in examples:
-            first.setdefault(example.id, example)
-        kept = tuple(examples) if keep_duplicates else tuple(first.values())
-        return cls(kept, len(examples) - len(first))
+        index = examples if isinstance(examples, Index) else Index(examples)
+        _, first = np.unique(index.packed_ids, return_index=True)
+        return cls(index, None if keep_duplicates else np.sort(first), len(index) - len(first))
 
-    @classmethod
-    def from_read(cls, result: ReadResult, *, keep_duplicates: bool = False) -> "Pool":
-        """A pool of all good rows that were read."""
-        return cls.of(result.examples, keep_duplicates=keep_duplicates)
+    def take(self, positions: Sequence[int] | Int64[np.ndarray, " row"]) -> "Pool":
+        """Those at some positions, in the order given."""
+        return Pool(self._index, self._positions[np.asarray(positions, np.int64)])
 
     @property
     def ids(self) -> list[str]:
         """Id of each candidate."""
-        return [example.id for example in self.examples]
+        return self._index.ids(self._positions)
 
     @property
     def sources(self) -> list[str]:
         """Source of each candidate."""
-        return [example.source for example in self.examples]
+        return self._index.labels("source", self._positions)
 
     @property
     def groups(self) -> list[str | None]:
         """Group of each candidate."""
-        return [example.group for example in self.examples]
+        return self._index.labels("group", self._positions)
+
+    @property
+    def places(self) -> Int64[np.ndarray, " row"]:
+        """Where each candidate is in the index: among all rows that were read."""
+        return self._positions
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self._positions)
 
-    def __getitem__(self, position: int) -> Example:
-        return self.examples[position]
-
-    def __iter__(self) -> Iterator[Example]:
-        return iter(self.examples)
+    @overload
+    def __getitem__(self, position: int) -> Example: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Pool": ...
+    def __getitem__(self, position: int | slice) -> "Example | Pool":
+        if isinstance(position, slice):
+            return Pool(self._index, self._positions[position])
+        return self._index[int(self._positions[position])]

@@ -28,6 +28,20 @@ from tamis.model.load import trainable
 
 
 @dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Hyperparameters. batch_size is of one optimizer step; micro_batch_size rows go through the model at once."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    warmup_ratio: float
+    weight_decay: float
+    seed: int
+    activation_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """See the module's page. `fingerprint` is a 128-bit digest of the base model, adapter, moments and step."""
 
@@ -127,6 +141,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise StoreError(f"{folder}: no checkpoint here (no checkpoint.json); `tamis warmup` makes them") from error
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DamagedError(f"{path}: cannot be read ({error}); remove {folder} and run `tamis warmup` again") from error
+
+
+def finished_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The epochs 1, 2, … that a training in this folder has finished, in order."""
+    done: list[Checkpoint] = []
+    while (path := folder / f"epoch-{len(done) + 1}").is_dir():
+        done.append(read_checkpoint(path))
+    return done
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Float32[Tensor, "..."]]:

@@ -28,9 +28,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tamis.errors import InputError, ModelError
-from tamis.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from tamis.model.checkpoint import Checkpoint, finished_checkpoints, read_checkpoint, write_checkpoint
 from tamis.model.load import ModelSource, empty_model, quiet_peft, trainable
-from tamis.model.train import finished_checkpoints
 
 _ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "module.")

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from tamis.data.chat import Encoded
 from tamis.errors import ModelError
 from tamis.model.batch import Attempts, Batch, collate, example_losses, is_out_of_memory
-from tamis.model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints, save_checkpoint
 from tamis.model.load import input_device, trainable
 
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """Hyperparameters. batch_size is of one optimizer step; micro_batch_size rows go through the model at once."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    micro_batch_size: int
-    warmup_ratio: float
-    weight_decay: float
-    seed: int
-    activation_checkpointing: bool = False
 
 
 class _Rows(Dataset[Encoded]):
@@ -250,11 +236,3 @@ def _unwritten(folder: Path) -> Iterator[None]:
             raise
         text = "a checkpoint cannot be written, probably because no space is left on the device"
         raise OSError(errno.ENOSPC, text, str(folder)) from error
-
-
-def finished_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The epochs 1, 2, … that a training in this folder has finished, in order."""
-    done: list[Checkpoint] = []
-    while (path := folder / f"epoch-{len(done) + 1}").is_dir():
-        done.append(read_checkpoint(path))
-    return done

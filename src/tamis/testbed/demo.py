@@ -15,8 +15,9 @@ from tamis.data.example import Example
 from tamis.data.selection import writing_folder
 from tamis.evaluation.loss import losses
 from tamis.inputs import Inputs
+from tamis.model.checkpoint import TrainSettings
 from tamis.model.load import LoraSettings, add_lora, load_base
-from tamis.model.train import TrainSettings, train
+from tamis.model.train import train
 from tamis.pipeline import Pipeline, Progress, Silent
 from tamis.report.html import render_table
 from tamis.testbed import MODEL, SKILLS, write_testbed
