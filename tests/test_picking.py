@@ -113,6 +113,36 @@ def test_two_targets_by_weight(run, target_file: Path, tmp_path: Path) -> None:
     assert mine == [row for row in ids(alone) if row in mine]  # and goes down its own ranking
 
 
+def test_two_targets_of_a_pursuit_each_with_its_own_goal(run, target_file: Path, tmp_path: Path) -> None:
+    rows = target_file.read_text().splitlines()
+    files = {name: lines(tmp_path / f"{name}.jsonl", *part) for name, part in (("a", rows[:2]), ("b", rows[2:]))}
+    pursuit = {"pick__method": "less+matching_pursuit", "pick__budget": 1}
+    firsts = [ids(run(data__target=file, **pursuit).pick())[0] for file in files.values()]
+    assert firsts[0] != firsts[1]
+    given = {name: {"files": file} for name, file in files.items()}
+    selection = run(data__target=[], data__targets=given, **{**pursuit, "pick__budget": 2}).pick()
+    assert ids(selection) == firsts
+    assert "target b, 50.0% of the budget: 1 row" in selection.manifest["constraints"]
+
+
+def test_a_method_that_does_not_look_at_the_target_says_so(run, recorder) -> None:
+    pipeline = run(pick__method="random")
+    pipeline.progress = recorder()
+    pipeline.pick()
+    assert "random does not look at the target, but for leaks" in pipeline.progress.notes
+
+
+def test_the_words_of_a_leak_are_not_taken_for_another_reason(run, tmp_path: Path) -> None:
+    text = "in pick.exclude are 9 supervised tokens of the most unusual kind that nobody has ever seen"
+    row = lines(
+        tmp_path / "p.jsonl", json.dumps({"prompt": text, "completion": "a"}), '{"prompt":"b","completion":"c"}'
+    )
+    test = lines(tmp_path / "t.jsonl", json.dumps({"prompt": text, "completion": "b"}))
+    pipeline = run(data__pool=row, data__target=[], data__evaluation=test, pick__method="random")
+    left_out = pipeline.pick().manifest["left_out"]
+    assert list(left_out) == ["pool, leaked"]
+
+
 def test_targets_on_the_command_line(cli, run, target_file: Path, pool_file: Path, tmp_path: Path) -> None:
     words = ("select", "--pool", pool_file, "--method", "bm25", "--budget", "4", "--workspace", tmp_path / "ws")
     result = cli(*words, "--target", f"a={target_file}", "--target", f"b={target_file}", "--out", tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tamis import progress
-from tamis.pipeline import Progress, Silent
+from tamis.progress import Progress, Silent
 
 
 def run(shown: Progress, n_tokens: int = 100) -> None:

@@ -173,9 +173,7 @@ def pick(
     return Picked(walked, ranked, summary)
 
 
-def _constraints(
-    config: Config, budget: Budget, amount: int, pool: Pool, cost: Callable[[int], int]
-) -> Constraints:
+def _constraints(config: Config, budget: Budget, amount: int, pool: Pool, cost: Callable[[int], int]) -> Constraints:
     pick = config.pick
     sources = pool.sources
     quotas = {name: _part("quotas", name, text, budget, amount) for name, text in pick.quotas.items()}

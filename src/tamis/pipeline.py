@@ -12,12 +12,12 @@ own few rows:
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -32,9 +32,9 @@ from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
 from tamis.methods import REPRESENTATIONS, SELECTORS, load
 from tamis.picking import Ranking, candidates, pick
-from tamis.scoring import Similarity, given_similarity, kept_similarity
-from tamis.selectors import Picks, nearest_target, parse_budget
-from tamis.selectors.constraints import Walked
+from tamis.progress import Advance, Progress, Silent
+from tamis.scoring import Similarity, given_similarity, kept_similarity, taken_by
+from tamis.selectors import Picks, parse_budget
 from tamis.selectors.rows import mean
 from tamis.similarity import similarity
 
@@ -42,32 +42,6 @@ if TYPE_CHECKING:
     from tamis.model.checkpoint import Checkpoint
     from tamis.representations.adam import Form
     from tamis.store import FeatureStore, StoredRows
-
-Advance = Callable[[int], None]
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """How a run tells what it does: the command line draws bars, a library call stays silent."""
-
-    def stage(self, name: str, n_tokens: int) -> AbstractContextManager[Advance]:
-        """A stage of so many tokens (0: not known); the function it yields is told of every few that are done."""
-        ...
-
-    def note(self, text: str) -> None:
-        """One sentence for the user."""
-        ...
-
-
-class Silent:
-    """Progress that says nothing."""
-
-    def stage(self, name: str, n_tokens: int) -> AbstractContextManager[Advance]:
-        """See Progress."""
-        return nullcontext(lambda _: None)
-
-    def note(self, text: str) -> None:
-        """See Progress."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +52,14 @@ class Rows:
     lr_weights: Sequence[float]
     examples: Pool
 
+    @cached_property
     def combined(self) -> "StoredRows":
         """Σ lr_weight · row over the checkpoints."""
         from tamis.store import StoredRows
 
         return StoredRows(self.stores, self.lr_weights, self.examples.ids)
 
+    @cached_property
     def by_checkpoint(self) -> list["StoredRows"]:
         """The rows of each checkpoint."""
         from tamis.store import StoredRows
@@ -312,11 +288,16 @@ class Pipeline:
             scored = given_similarity(path, self.inputs, self.candidates, self.memory_bytes)
         elif "similarity" in selector.needs:
             scored = self.score()
+        targets: Pool | None = None
         if scored is not None:
-            pool = scored.pool
+            pool, targets = scored.pool, scored.targets
         else:
             pool = self._pool_rows.examples if selector.needs_rows else self.candidates
-        parts = self._targets_of(scored)
+            if "goal" in selector.needs and self.inputs.has_target:
+                targets = self._target_rows.examples
+            elif self.inputs.has_target:
+                self.progress.note(f"{self.method.name} does not look at the target, but for leaks")
+        parts = self._targets_of(targets)
         with self._stage("pick", 0):
             rankings = [
                 Ranking(name, weight, selector.nested, partial(self._rank, scored, pool, part))
@@ -328,7 +309,7 @@ class Pipeline:
                 examples=examples,
                 scores=picked.column("scores"),
                 weights=None if picked.ranked[0].weights is None else picked.column("weights"),
-                taken_by=self._taken_by(scored, [part for _, _, part in parts], picked.walked),
+                taken_by=taken_by(scored, [part for *_, part in parts], picked.walked, self.method.selector),
                 n_tokens=[self.inputs.n_supervised(e) if self.config.model.name else None for e in examples],
                 manifest={
                     **self.inputs.manifest(),
@@ -344,11 +325,11 @@ class Pipeline:
                 },
             )
 
-    def _targets_of(self, scored: Similarity | None) -> list[tuple[str, float, slice]]:
-        """Name, weight and rows of each target; one that stands for all where the method compares with none."""
-        if scored is None or not self.config.data.targets:
+    def _targets_of(self, targets: Pool | None) -> list[tuple[str, float, slice]]:
+        """Name, weight and rows of each target; one that stands for all where the method looks at none."""
+        if targets is None or not self.config.data.targets:
             return [("target", 1.0, slice(None))]
-        usable = set(scored.targets.ids)
+        usable = set(targets.ids)
         parts, start = [], 0
         for name, target in self.inputs.targets.items():
             n_rows = sum(id_ in usable for id_ in target.ids)
@@ -367,10 +348,10 @@ class Pipeline:
             "sources": lambda: pool.sources,
             "memory_bytes": lambda: self.memory_bytes,
             "map": lambda: self._map,
-            "features": lambda: self._pool_rows.combined(),
-            "pool_features": lambda: self._pool_rows.by_checkpoint(),
+            "features": lambda: self._pool_rows.combined,
+            "pool_features": lambda: self._pool_rows.by_checkpoint,
             "lr_weights": lambda: self._pool_rows.lr_weights,
-            "goal": self._goal,
+            "goal": lambda: self._goal(part),
         }
         if scored is not None:
             available["similarity"] = lambda: scored.values[part]
@@ -384,10 +365,12 @@ class Pipeline:
             raise InputError(f"method {self.method.name!r}: {error}") from error
         return picks
 
-    def _goal(self) -> np.ndarray:
-        """What a pursuit is to reach: the mean feature of the target, or of the pool where there is none."""
-        rows = self._target_rows if self.inputs.has_target else self._pool_rows
-        return mean(rows.combined())
+    def _goal(self, part: slice) -> np.ndarray:
+        """What a pursuit is to reach: the mean feature of a target's rows, or of the pool where there is none."""
+        if not self.inputs.has_target:
+            return mean(self._pool_rows.combined)
+        goal: np.ndarray = self._target_rows.combined[part].mean(axis=0, dtype=np.float64)
+        return goal
 
     def _map(self, function: Callable[[Any], Picks], tasks: Sequence[Any]) -> Iterator[Picks]:
         return self.engine.run(partial(_without_progress, function), tasks, lambda _: None)
@@ -400,22 +383,6 @@ class Pipeline:
         import psutil
 
         return int(psutil.virtual_memory().available) // 2
-
-    def _taken_by(self, scored: Similarity | None, parts: Sequence[slice], walked: Walked) -> list[str | None]:
-        """The id of the target row that took each pick."""
-        names: list[str | None] = [None] * len(walked.indices)
-        if scored is None or not scored.targets:
-            return names
-        for number, part in enumerate(parts):
-            mine = [k for k, taker in enumerate(walked.takers) if taker == number]
-            targets = scored.targets[part]
-            if self.method.selector == "round_robin":
-                takers = [walked.places[k] % len(targets) for k in mine]
-            else:
-                takers = nearest_target(scored.values[part], np.array([walked.indices[k] for k in mine], int)).tolist()
-            for k, taker in zip(mine, takers, strict=True):
-                names[k] = targets[taker].row_id or targets[taker].id
-        return names
 
     # ---- write -----------------------------------------------------------------------------------------------------
 

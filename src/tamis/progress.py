@@ -4,8 +4,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,30 @@ Advance = Callable[[int], None]
 _PLAIN_SECONDS = 15.0  # between two lines of one stage
 
 
+@runtime_checkable
+class Progress(Protocol):
+    """How a run tells what it does: the command line draws bars, a library call stays silent."""
+
+    def stage(self, name: str, n_tokens: int) -> AbstractContextManager[Advance]:
+        """A stage of so many tokens (0: not known); the function it yields is told of every few that are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """One sentence for the user."""
+        ...
+
+
+class Silent:
+    """Progress that says nothing."""
+
+    def stage(self, name: str, n_tokens: int) -> AbstractContextManager[Advance]:
+        """See Progress."""
+        return nullcontext(lambda _: None)
+
+    def note(self, text: str) -> None:
+        """See Progress."""
+
+
 class Bars:
     """A rich bar per stage; time left is weighted by tokens."""
 
@@ -26,7 +50,7 @@ class Bars:
 
     @contextmanager
     def stage(self, name: str, n_tokens: int) -> Iterator[Advance]:
-        """See pipeline.Progress."""
+        """See Progress."""
         from rich.progress import (
             BarColumn,
             Progress,
@@ -58,7 +82,7 @@ class Bars:
             progress.update(task, total=1, completed=1) if not n_tokens else progress.update(task, completed=n_tokens)
 
     def note(self, text: str) -> None:
-        """See pipeline.Progress."""
+        """See Progress."""
         self._console.print(escape(printable(text)), highlight=False)
 
 
@@ -74,7 +98,7 @@ class Lines:
 
     @contextmanager
     def stage(self, name: str, n_tokens: int) -> Iterator[Advance]:
-        """See pipeline.Progress."""
+        """See Progress."""
         start = last = time.monotonic()
         done = 0
 
@@ -102,7 +126,7 @@ class Lines:
         self._say(f"{name}: done in {_clock(seconds)}", {"event": "end", "stage": name, "seconds": round(seconds, 3)})
 
     def note(self, text: str) -> None:
-        """See pipeline.Progress."""
+        """See Progress."""
         self._say(printable(text), {"event": "note", "text": text})
 
 

@@ -1,6 +1,6 @@
 """The similarity a run picks by: kept in the workspace, or a file of one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from jaxtyping import Float
 from tamis.data.pool import Pool
 from tamis.errors import DamagedError, InputError
 from tamis.inputs import Inputs
+from tamis.selectors import nearest_target
+from tamis.selectors.constraints import Walked
 from tamis.similarity import load_similarity, take_columns, writing_similarity
 
 
@@ -76,3 +78,21 @@ def given_similarity(path: Path, inputs: Inputs, candidates: Pool, memory_bytes:
     if not np.array_equal(columns, np.arange(values.shape[1])):
         values = take_columns(values, columns, memory_bytes)
     return Similarity(values, targets, candidates, path)
+
+
+def taken_by(scored: Similarity | None, parts: Sequence[slice], walked: Walked, selector: str) -> list[str | None]:
+    """The row_id, else the id, of the target row that took each pick; `parts` are the rows of each ranking's target."""
+    names: list[str | None] = [None] * len(walked.indices)
+    if scored is None or not len(scored.targets):
+        return names
+    for number, part in enumerate(parts):
+        mine = [k for k, taker in enumerate(walked.takers) if taker == number]
+        targets = scored.targets[part]
+        if selector == "round_robin":
+            takers = [walked.places[k] % len(targets) for k in mine]
+        else:
+            takers = nearest_target(scored.values[part], np.array([walked.indices[k] for k in mine], int)).tolist()
+        labels = [target.row_id or target.id for target in targets]
+        for k, taker in zip(mine, takers, strict=True):
+            names[k] = labels[taker]
+    return names

@@ -24,6 +24,7 @@ from tamis.selectors import (
     matching_pursuit,
     tagcos,
 )
+from tamis.selectors.matching_pursuit import _Products
 from tamis.selectors.rows import blocks
 from tamis.store import FeatureStore, StoredRows
 
@@ -46,7 +47,7 @@ def loose(seed: int = 0, n_rows: int = N_POOL) -> np.ndarray:
 
 
 def exact() -> np.ndarray:
-    """Unit rows of ±1/2 in 4 places, a third of them copies: no product is rounded, so any blocks give the same ties."""
+    """Unit rows of ±1/2 in 4 places, a third of them copies: no product is rounded, and ties are ties."""
     rng = np.random.default_rng(0)
     rows = np.zeros((N_POOL, DIM), np.float16)
     for row in rows:
@@ -112,10 +113,8 @@ def store_of(folder: Path, table: np.ndarray, seed: int, rows_per_shard: int = 1
 IDS = [f"{row:032x}" for row in range(N_POOL)]
 
 
-@pytest.fixture
-def small_blocks(monkeypatch) -> int:
-    """Nothing reads more than so many rows at once, k-means and clusters included."""
-    n_rows = 7
+def read_little_at_once(monkeypatch, n_rows: int = 7) -> None:
+    """Blocks of so many rows; clusters are not held. K-means alone still reads all."""
     small = partial(blocks, block_bytes=n_rows * 4 * DIM)
     for name, module in list(sys.modules.items()):
         if name.startswith("tamis.selectors.") and hasattr(module, "blocks"):
@@ -123,7 +122,6 @@ def small_blocks(monkeypatch) -> int:
     monkeypatch.setattr(sys.modules["tamis.selectors.facility_location"], "_BLOCK_CELLS", n_rows * N_POOL)
     monkeypatch.setattr(sys.modules["tamis.selectors.density"], "_BLOCK_ROWS", n_rows)
     monkeypatch.setattr(sys.modules["tamis.selectors.tagcos"], "_HELD_BYTES", 0)
-    return n_rows
 
 
 @pytest.mark.parametrize("name", OF_ROWS)
@@ -141,9 +139,10 @@ def test_rows_of_two_stores_are_picked_as_from_their_sum(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", sorted(OF_ROWS.keys() - {"knn_kde"}))
-def test_small_blocks_give_the_same_picks(name: str, tmp_path: Path, small_blocks: int) -> None:
-    """From rows that can only be read a few at a time, ties and copies among them."""
+def test_small_blocks_give_the_same_picks(name: str, tmp_path: Path, monkeypatch) -> None:
+    """Ties and copies among them."""
     expected = OF_ROWS[name](exact().astype(np.float32))
+    read_little_at_once(monkeypatch)
     lazy = Lazy(exact().astype(np.float32))
     assert_same(OF_ROWS[name](lazy), expected, rtol=1e-6)
     stored = StoredRows([store_of(tmp_path, exact(), 1)], [1.0], IDS)
@@ -151,14 +150,15 @@ def test_small_blocks_give_the_same_picks(name: str, tmp_path: Path, small_block
 
 
 @pytest.mark.parametrize("name", ["k_center", "herding", "facility_location"])
-def test_no_more_is_read_at_once_than_a_block(name: str, small_blocks: int) -> None:
+def test_no_more_is_read_at_once_than_a_block(name: str, monkeypatch) -> None:
+    read_little_at_once(monkeypatch, 7)
     lazy = Lazy(exact().astype(np.float32))
     OF_ROWS[name](lazy)
-    assert lazy.most == small_blocks
+    assert lazy.most == 7
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 4_000, 1 << 30])
-def test_knn_kde_gives_the_same_picks_in_any_memory(memory_bytes: int, small_blocks: int) -> None:
+def test_knn_kde_gives_the_same_picks_in_any_memory(memory_bytes: int, monkeypatch) -> None:
     """Some rows are so crowded that only their nearest count."""
     n_pool, n_picks = 400, 30
     rng = np.random.default_rng(0)
@@ -169,20 +169,24 @@ def test_knn_kde_gives_the_same_picks_in_any_memory(memory_bytes: int, small_blo
     expected = knn_kde(similarity, n_examples=n_picks, pool_features=[rows, rows[:, ::-1]], **given)
     assert expected.scores.max() < 1 / 3
     assert (expected.scores[:-1] > expected.scores[1:] * (1 + 1e-5)).all()  # no near ties: to ask for is fair
+    read_little_at_once(monkeypatch, 7)
     lazy = [Lazy(rows), Lazy(rows[:, ::-1].copy())]
     picks = knn_kde(similarity, n_examples=n_picks, pool_features=lazy, memory_bytes=memory_bytes, **given)
-    assert_same(picks, expected, rtol=1e-6)
-    assert lazy[0].most <= small_blocks
+    assert_same(picks, expected, rtol=3e-6)
+    assert lazy[0].most == 7
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 30])
 @pytest.mark.parametrize("seed", range(5))
-def test_matching_pursuit_gives_the_same_picks_in_any_memory(memory_bytes: int, seed: int, small_blocks: int) -> None:
-    rows = np.hstack([loose(seed), loose(seed + 50)]).astype(np.float32)  # n_examples is small against dim
+def test_matching_pursuit_gives_the_same_picks_in_any_memory(memory_bytes: int, seed: int, monkeypatch) -> None:
+    rows = np.hstack([loose(4 * seed + k) for k in range(4)]).astype(np.float32)
     goal = rows[:9].sum(axis=0).astype(np.float64)
     given = {"n_examples": 12, "ridge": 0.01}
+    assert _Products(rows, goal, 12, memory_bytes).keeps is (memory_bytes > 0)
+    expected = matching_pursuit(rows, goal, **given)
+    read_little_at_once(monkeypatch)
     picks = matching_pursuit(Lazy(rows), goal, memory_bytes=memory_bytes, **given)
-    assert_same(picks, matching_pursuit(rows, goal, **given), rtol=1e-4)
+    assert_same(picks, expected, rtol=1e-4)
 
 
 # ---- clusters over an engine ---------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from tamis.inputs import Inputs
 from tamis.model.checkpoint import TrainSettings
 from tamis.model.load import LoraSettings, add_lora, load_base
 from tamis.model.train import train
-from tamis.pipeline import Pipeline, Progress, Silent
+from tamis.pipeline import Pipeline
+from tamis.progress import Progress, Silent
 from tamis.report.html import render_table
 from tamis.testbed import MODEL, SKILLS, write_testbed
 
