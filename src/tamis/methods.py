@@ -30,8 +30,8 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """`selector`: its usual one. `function`: "module:name" of (target texts, pool texts) → similarity; where it is None
-    the representation makes feature rows with a model and keeps them in a store.
+    """`selector`: its usual one. `function`: "module:name" of (target texts, pool texts) → the similarity's rows; where
+    it is None the representation makes feature rows with a model and keeps them in a store.
     """
 
     selector: str
@@ -53,7 +53,7 @@ _PURSUIT = {"ridge": float, "tolerance": float}
 SELECTORS = {
     "top_k": Selector("tamis.selectors:top_k", ("similarity", "groups"), {"reduce": ("group_mean_max", "mean", "max")}),
     "doubly_greedy": Selector("tamis.selectors:doubly_greedy", ("similarity",)),
-    "round_robin": Selector("tamis.selectors:round_robin", ("similarity",)),
+    "round_robin": Selector("tamis.selectors:round_robin", ("similarity", "memory_bytes")),
     "unbalanced_transport": Selector(
         "tamis.selectors:unbalanced_transport",
         ("similarity",),
@@ -69,11 +69,16 @@ SELECTORS = {
         "tamis.selectors:matching_pursuit", ("features", "goal", "memory_bytes"), _PURSUIT, nested=False
     ),
     "tagcos": Selector(
-        "tamis.selectors:tagcos", ("features", "seed", "map"), {"n_clusters": int, **_PURSUIT}, nested=False
+        "tamis.selectors:tagcos",
+        ("features", "seed", "map", "memory_bytes"),
+        {"n_clusters": int, **_PURSUIT},
+        nested=False,
     ),
     "k_center": Selector("tamis.selectors:k_center", ("features", "seed")),
     "herding": Selector("tamis.selectors:herding", ("features",)),
-    "facility_location": Selector("tamis.selectors:facility_location", ("features",), {"n_neighbors": int}),
+    "facility_location": Selector(
+        "tamis.selectors:facility_location", ("features", "memory_bytes"), {"n_neighbors": int}
+    ),
     "random": Selector("tamis.selectors:random", ("n_pool", "seed", "sources"), {"balanced": (True, False)}),
 }
 

@@ -221,12 +221,13 @@ class Pipeline:
         name = digest(self.method.representation, targets.ids, pool.ids)
 
         def fill(out: np.ndarray) -> None:
-            out[:] = load(function)([e.text for e in targets], [e.text for e in pool])
+            for row, values in enumerate(load(function)([e.text for e in targets], [e.text for e in pool])):
+                out[row] = values
 
         return self._scored(name, targets, pool, fill)
 
     def _score_rows(self) -> Similarity:
-        targets, pool = self._target_rows, self._pool_rows
+        targets, pool = self.target_rows, self.pool_rows
         for group in sorted(set(map(str, self.inputs.target.groups)) - set(map(str, targets.examples.groups))):
             self.progress.note(f"target: no row of the group {group} can be used, so it has no say")
         target_ids, pool_ids = targets.examples.ids, pool.examples.ids
@@ -244,11 +245,13 @@ class Pipeline:
         return kept_similarity(path, targets, pool, fill, lambda: self._stage("score", 0))
 
     @cached_property
-    def _target_rows(self) -> Rows:
+    def target_rows(self) -> Rows:
+        """Feature rows of the target."""
         return self._rows(self.inputs.target, "sgd", "target")
 
     @cached_property
-    def _pool_rows(self) -> Rows:
+    def pool_rows(self) -> Rows:
+        """Feature rows of the candidates that have them."""
         return self._rows(self.candidates, self.config.represent.adam, "pool")
 
     def _rows(self, examples: Pool, form: "Form", what: str) -> Rows:
@@ -292,9 +295,9 @@ class Pipeline:
         if scored is not None:
             pool, targets = scored.pool, scored.targets
         else:
-            pool = self._pool_rows.examples if selector.needs_rows else self.candidates
+            pool = self.pool_rows.examples if selector.needs_rows else self.candidates
             if "goal" in selector.needs and self.inputs.has_target:
-                targets = self._target_rows.examples
+                targets = self.target_rows.examples
             elif self.inputs.has_target:
                 self.progress.note(f"{self.method.name} does not look at the target, but for leaks")
         parts = self._targets_of(targets)
@@ -348,9 +351,9 @@ class Pipeline:
             "sources": lambda: pool.sources,
             "memory_bytes": lambda: self.memory_bytes,
             "map": lambda: self._map,
-            "features": lambda: self._pool_rows.combined,
-            "pool_features": lambda: self._pool_rows.by_checkpoint,
-            "lr_weights": lambda: self._pool_rows.lr_weights,
+            "features": lambda: self.pool_rows.combined,
+            "pool_features": lambda: self.pool_rows.by_checkpoint,
+            "lr_weights": lambda: self.pool_rows.lr_weights,
             "goal": lambda: self._goal(part),
         }
         if scored is not None:
@@ -368,8 +371,8 @@ class Pipeline:
     def _goal(self, part: slice) -> np.ndarray:
         """What a pursuit is to reach: the mean feature of a target's rows, or of the pool where there is none."""
         if not self.inputs.has_target:
-            return mean(self._pool_rows.combined)
-        goal: np.ndarray = self._target_rows.combined[part].mean(axis=0, dtype=np.float64)
+            return mean(self.pool_rows.combined)
+        goal: np.ndarray = self.target_rows.combined[part].mean(axis=0, dtype=np.float64)
         return goal
 
     def _map(self, function: Callable[[Any], Picks], tasks: Sequence[Any]) -> Iterator[Picks]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from tamis.selectors.rows import Rows
+from tamis.selectors.rows import Rows, check_finite, equal_rows
 
 _BLOCK_ROWS = 1024  # a block of similarities is 4 MB
 
@@ -25,8 +25,11 @@ def density(
 
     Only rows with d < σ²/2 count. So the sum over all of them is the sum over the nearest, but where more than
     n_neighbors are that close: those rows alone are sorted, in a second pass. Products are float32, each pair is
-    computed once; features are held if they fit in `memory_bytes`, and else read again for every block.
+    computed once; features are held if they fit in `memory_bytes`, and else read again for every block. Equal rows have
+    equal densities. ValueError for features that are not finite.
     """
+    for rows_of_one in features:
+        check_finite(rows_of_one, positions)
     source = _Blocks(features, lr_weights, positions, 2 / bandwidth**2, memory_bytes // 2)
     n_rows = len(positions)
     total, n_close = np.zeros(n_rows), np.zeros(n_rows, np.int64)
@@ -49,6 +52,8 @@ def density(
     for start in range(0, len(crowded), n_at_once):
         batch = crowded[start : start + n_at_once]
         total[batch] = _sum_of_nearest(source, batch, n_neighbors)
+    first, copies = equal_rows(source)
+    total[copies] = total[first[copies]]
     return total
 
 
@@ -70,7 +75,11 @@ class _Blocks:
         self._scales = np.sqrt(np.asarray(lr_weights, np.float64) * steepness)
         self._constant = np.float32(1 - steepness)
         self._dim = sum(rows.shape[1] for rows in features)
+        self.shape = (len(positions), self._dim + 1)
         self._held = self._read(positions) if 4 * len(positions) * (self._dim + 1) <= held_bytes else None
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Float32[np.ndarray, "row dim_and_1"]:
+        return self._read(self._positions[rows]) if self._held is None else self._held[rows]
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         return self.after(0)
@@ -78,12 +87,7 @@ class _Blocks:
     def after(self, first: int) -> Iterator[tuple[int, Float32[np.ndarray, "row dim_and_1"]]]:
         """Blocks from row `first` on, each with its first row."""
         for start in range(first, len(self._positions), _BLOCK_ROWS):
-            stop = start + _BLOCK_ROWS
-            yield start, self._read(self._positions[start:stop]) if self._held is None else self._held[start:stop]
-
-    def of(self, rows: np.ndarray) -> Float32[np.ndarray, "row dim_and_1"]:
-        """The scaled features of some of the rows."""
-        return self._read(self._positions[rows]) if self._held is None else self._held[rows]
+            yield start, self[start : start + _BLOCK_ROWS]
 
     def kernel(self, rows: np.ndarray, columns: np.ndarray) -> Float32[np.ndarray, "row column"]:
         """1 − 2d/σ² of each pair."""
@@ -107,7 +111,7 @@ class _Blocks:
 
 
 def _sum_of_nearest(source: _Blocks, rows: np.ndarray, n_neighbors: int) -> np.ndarray:
-    left = source.of(rows)
+    left = source[rows]
     kernel = np.concatenate([source.kernel(left, columns) for _, columns in source], axis=1)
     kernel[np.arange(len(rows)), rows] = 1
     sums = np.empty(len(rows))

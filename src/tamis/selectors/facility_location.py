@@ -3,7 +3,7 @@
 import heapq
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int64
 from scipy.sparse import csc_array, csr_array
 
 from tamis.selectors.picks import Picks
@@ -12,7 +12,9 @@ from tamis.selectors.rows import Rows, blocks, check_features, equal_rows
 _BLOCK_CELLS = 1 << 24  # of similarities computed at once: 64 MB
 
 
-def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256) -> Picks:
+def facility_location(
+    features: Rows, *, n_examples: int, n_neighbors: int = 256, memory_bytes: int | None = None
+) -> Picks:
     """Greedy maximisation of Σ_i max_{j taken} s_ij, on a graph: s_ij counts only for the n_neighbors j nearest to i.
 
     s_ij = max(0, cosine of rows i and j); i itself is among its neighbours, with 1. This is the truncated objective,
@@ -23,7 +25,8 @@ def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256
 
     The graph takes 8 bytes for each row and neighbour, twice. Products are float32, gains float64.
 
-    ValueError for features that are not finite, n_examples out of range, or n_neighbors below 1.
+    ValueError for features that are not finite, n_examples out of range, n_neighbors below 1, or a graph that takes
+    more than `memory_bytes`.
 
     Source: Mirzasoleiman et al., CRAIG, arXiv 1906.01827; lazy evaluation: Minoux 1978.
 
@@ -34,7 +37,15 @@ def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256
     check_features(features, n_examples)
     if n_neighbors < 1:
         raise ValueError(f"expected n_neighbors of at least 1, got {n_neighbors}")
-    graph = _graph(features, min(n_neighbors, features.shape[0]))
+    n_neighbors = min(n_neighbors, features.shape[0])
+    n_bytes = 2 * 8 * features.shape[0] * n_neighbors
+    if memory_bytes is not None and n_bytes > memory_bytes:
+        fitting = memory_bytes // (2 * 8 * features.shape[0])
+        raise ValueError(
+            f"expected a graph of up to {memory_bytes / 1e9:.3g} GB, got {n_bytes / 1e9:.3g} GB for {n_neighbors} "
+            f"neighbours of {features.shape[0]:,} rows; lower n_neighbors to {fitting} or raise the memory"
+        )
+    graph = _graph(features, n_neighbors)
     covered = np.zeros(features.shape[0])
     heap = [(-gain, row) for row, gain in enumerate(np.asarray(graph.sum(axis=0, dtype=np.float64)).ravel().tolist())]
     heapq.heapify(heap)
@@ -58,9 +69,8 @@ def facility_location(features: Rows, *, n_examples: int, n_neighbors: int = 256
 def _graph(features: Rows, n_neighbors: int) -> csc_array:
     """Row i holds the cosines of its nearest rows that are above 0, itself with 1; ties to the lowest index."""
     n_pool = features.shape[0]
-    columns: list[Int32[np.ndarray, " cell"]] = []
-    values: list[Float32[np.ndarray, " cell"]] = []
-    counts: list[np.ndarray] = []
+    columns, values = np.empty(n_pool * n_neighbors, np.int32), np.empty(n_pool * n_neighbors, np.float32)
+    starts = np.zeros(n_pool + 1, np.int64)
     first, copies = equal_rows(features)
     n_at_once = max(1, _BLOCK_CELLS // n_pool)
     for start in range(0, n_pool, n_at_once):
@@ -73,20 +83,26 @@ def _graph(features: Rows, n_neighbors: int) -> csc_array:
         cosine[own, first[start + own]] = mine.any(axis=1)  # 1 between equal rows, but for zero rows
         cosine[:, copies] = cosine[:, first[copies]]
         cosine[own, start + own] = 2  # itself, before any other
-        if n_neighbors < n_pool:
-            threshold = np.partition(cosine, n_pool - n_neighbors, axis=1)[:, n_pool - n_neighbors, None]
-            is_kept = cosine > threshold
-            is_tied = (cosine == threshold) & (threshold > 0)
-            n_room = n_neighbors - is_kept.sum(axis=1, keepdims=True)
-            is_kept |= is_tied & (np.cumsum(is_tied, axis=1, dtype=np.int32) <= n_room)
-            is_kept &= cosine > 0
-        else:
-            is_kept = cosine > 0
-        columns.append(np.nonzero(is_kept)[1].astype(np.int32))
-        values.append(np.minimum(cosine[is_kept], 1))
-        counts.append(is_kept.sum(axis=1))
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    return csr_array((np.concatenate(values), np.concatenate(columns), starts), shape=(n_pool, n_pool)).tocsc()
+        for row, of_row in enumerate(cosine, start):
+            kept = _highest_positive(of_row, n_neighbors)
+            part = slice(starts[row], starts[row] + len(kept))
+            columns[part], values[part], starts[row + 1] = kept, np.minimum(of_row[kept], 1), part.stop
+    used = slice(starts[-1])
+    return csr_array((values[used], columns[used], starts), shape=(n_pool, n_pool)).tocsc()
+
+
+def _highest_positive(values: Float32[np.ndarray, " pool"], n: int) -> Int64[np.ndarray, " kept"]:
+    """Where the n highest values are, without those that are not above 0; in order of position."""
+    if n >= len(values):
+        return np.flatnonzero(values > 0)
+    threshold = np.partition(values, len(values) - n)[len(values) - n]
+    if threshold <= 0:
+        return np.flatnonzero(values > 0)
+    kept = np.flatnonzero(values >= threshold)
+    if len(kept) > n:  # ties at the threshold: the first of them
+        tied = np.flatnonzero(values[kept] == threshold)
+        kept = np.delete(kept, tied[n - len(kept) :])
+    return kept
 
 
 def _unit(rows: Float32[np.ndarray, "row dim"]) -> Float32[np.ndarray, "row dim"]:

@@ -5,19 +5,15 @@ from jaxtyping import Bool, Float, Int32
 
 from tamis.selectors.picks import Picks, best, check_similarity
 
-_MAX_CANDIDATES = 1 << 26  # over all targets together: 256 MB
 
-
-def round_robin(
-    similarity: Float[np.ndarray, "target pool"], *, n_examples: int, max_candidates: int = _MAX_CANDIDATES
-) -> Picks:
+def round_robin(similarity: Float[np.ndarray, "target pool"], *, n_examples: int, memory_bytes: int = 1 << 28) -> Picks:
     """Pick k (from 0) goes to target k mod n_target: its most similar pool row not yet taken, ties to the lowest index.
 
     Scores are the similarity of each pick to the target that took it, so they do not descend. A smaller n_examples is a
     prefix of a larger one.
 
-    `max_candidates` bounds the memory (4 bytes each) and changes no pick: each target keeps the best of the rows that
-    are free, and looks again when they are all taken.
+    `memory_bytes` changes no pick: each target keeps the best of the rows that are free, at 4 bytes each, and looks
+    again when they are all taken. Besides it some 40 bytes for each pool row are needed.
 
     ValueError for similarities that are not finite, or n_examples out of range.
 
@@ -28,7 +24,7 @@ def round_robin(
     """
     check_similarity(similarity, n_examples)
     n_target, n_pool = similarity.shape
-    n_kept = max(1, max_candidates // n_target)
+    n_kept = max(1, memory_bytes // (4 * n_target))
     free = np.ones(n_pool, bool)
     candidates = [np.empty(0, np.int32)] * n_target
     places = [0] * n_target

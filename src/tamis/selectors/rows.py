@@ -99,11 +99,18 @@ def check_features(features: Rows, n_examples: int) -> None:
     if len(features.shape) != 2 or 0 in features.shape:
         raise ValueError(f"expected features [pool, dim] with at least one of each, got shape {features.shape}")
     check_n_examples(n_examples, features.shape[0])
-    for part, rows in blocks(features):
+    check_finite(features, np.arange(features.shape[0]))
+
+
+def check_finite(features: Rows, positions: Int64[np.ndarray, " row"]) -> None:
+    """ValueError that names the first number, of the rows at some positions, that is not finite as float32."""
+    is_all = len(positions) == features.shape[0]
+    for part, rows in blocks(features if is_all else Part(features, positions)):
         with np.errstate(invalid="ignore"):  # ∞ − ∞
             total = rows.sum(dtype=np.float64)
         if not np.isfinite(total):
             bad = ~np.isfinite(rows)
             if bad.any():
                 row, column = np.argwhere(bad)[0].tolist()
-                raise ValueError(f"expected finite features, got {rows[row, column]} at [{part.start + row}, {column}]")
+                place = positions[part.start + row]
+                raise ValueError(f"expected finite features, got {rows[row, column]} at [{place}, {column}]")

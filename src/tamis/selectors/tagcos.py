@@ -15,7 +15,6 @@ Task = tuple[Int64[np.ndarray, " member"], int]
 Map = Callable[[Callable[[Task], Picks], Sequence[Task]], Iterable[Picks]]
 
 _MINI_BATCH_ABOVE = 1 << 26  # numbers in all features together: 256 MB as float32
-_HELD_BYTES = 1 << 29  # a cluster that is larger stays where it is
 _BATCH_ROWS, _RUN_ROWS, _MIN_BATCHES = 4096, 64, 100
 
 
@@ -28,6 +27,7 @@ def tagcos(
     tolerance: float = 1e-4,
     seed: int = 0,
     map: Map = map,
+    memory_bytes: int = 1 << 30,
 ) -> Picks:
     """Rows that stand for the pool: k-means, then `matching_pursuit` of each cluster's mean by the cluster's rows.
 
@@ -39,7 +39,8 @@ def tagcos(
     `features` `[pool, dim]` may be any rows that can be read by position; they are never held all at once if they are
     more than 2²⁶ numbers. Above that size scikit-learn's MiniBatchKMeans sees them in batches of 4,096, in runs of 64
     neighbouring rows drawn by `seed`, all of them once or more and 100 batches or more; below it, KMeans with one
-    k-means++ start runs to its end. n_clusters is at most the number of rows.
+    k-means++ start runs to its end. n_clusters is at most the number of rows. A pursuit holds up to `memory_bytes` of
+    rows and their products.
 
     `map` runs the clusters: the built-in one, or one that spreads them over processes.
 
@@ -59,7 +60,7 @@ def tagcos(
     shares = _shares(sizes, n_examples)
     used = np.flatnonzero(shares)
     tasks = [(np.flatnonzero(labels == cluster), int(shares[cluster])) for cluster in used]
-    found = list(map(partial(_pursue, features, ridge, tolerance), tasks))
+    found = list(map(partial(_pursue, features, ridge, tolerance, memory_bytes), tasks))
     indices = np.concatenate([picks.indices for picks in found])
     scores = np.concatenate([picks.scores for picks in found])
     parts = sizes[used] / features.shape[0]
@@ -68,13 +69,16 @@ def tagcos(
     return Picks(indices[order], scores[order], weights[order])
 
 
-def _pursue(features: Rows, ridge: float, tolerance: float, task: Task) -> Picks:
+def _pursue(features: Rows, ridge: float, tolerance: float, memory_bytes: int, task: Task) -> Picks:
     """The pursuit of one cluster's mean, in positions of the pool."""
     members, n_examples = task
     rows: Rows = Part(features, members)
-    if 4 * len(members) * features.shape[1] <= _HELD_BYTES:
+    held = memory_bytes // 2
+    if 4 * len(members) * features.shape[1] <= held:  # a larger cluster stays where it is
         rows = np.asarray(features[members], np.float32)
-    picks = matching_pursuit(rows, mean(rows), n_examples=n_examples, ridge=ridge, tolerance=tolerance)
+    picks = matching_pursuit(
+        rows, mean(rows), n_examples=n_examples, ridge=ridge, tolerance=tolerance, memory_bytes=held
+    )
     return Picks(members[picks.indices], picks.scores, picks.weights)
 
 
