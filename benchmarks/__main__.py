@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import features, published_way, sketch, store
+from benchmarks import features, published_way, selectors, sketch, store
 from benchmarks.common import Report, Settings, machine
 from benchmarks.workload import DEFAULTS
 from tamis.model.load import resolve_device
@@ -19,6 +20,11 @@ from tamis.model.load import resolve_device
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "features": features.run,
     "published_way": published_way.run,
+    "selectors": selectors.run,
+    "selectors_density": selectors.run_density,
+    "selectors_pursuit": selectors.run_pursuit,
+    "selectors_scoring": selectors.run_scoring,
+    "selectors_million": selectors.run_million,
     "sketch": sketch.run,
     "store": store.run,
 }
@@ -51,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scratch=given.out,
     )
     given.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for name in given.names or BENCHMARKS:
         facts = machine(settings.device)
         report = BENCHMARKS[name](settings)
@@ -67,14 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _table(name: str, report: Report) -> Table:
-    """A column a case: there are few cases and many numbers."""
+    """A column a case where there are few cases and many numbers, else a row a case."""
+    keys = [key for key, value in report.rows[0].items() if key != "case" and not isinstance(value, list | dict)]
+    cases = [row["case"] for row in report.rows]
+    cells = [[f"{row[key]:,.3g}" if row[key] < 100 else f"{row[key]:,.0f}" for key in keys] for row in report.rows]
+    across, down = cases, keys
+    if len(cases) <= len(keys):
+        cells = [list(column) for column in zip(*cells, strict=True)]
+    else:
+        across, down = keys, cases
     table = Table(title=Text(f"{name}: {report.title}"), title_justify="left")
-    table.add_column()
-    for row in report.rows:
-        table.add_column(Text(row["case"]), justify="right")
-    for key, value in report.rows[0].items():
-        if key != "case" and not isinstance(value, list | dict):
-            table.add_row(key, *(f"{row[key]:,.3g}" if row[key] < 100 else f"{row[key]:,.0f}" for row in report.rows))
+    table.add_column(no_wrap=True)
+    for head in across:
+        table.add_column(Text(head), justify="right")
+    for head, line in zip(down, cells, strict=True):
+        table.add_row(Text(head), *line)
     return table
 
 

@@ -1,18 +1,21 @@
 """What every benchmark shares: settings, interleaved timing, the facts of the machine, the report."""
 
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 GIB = 2**30
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,10 @@ class Measured:
     extra_gib: float | None = None
 
 
-def measure(sides: Mapping[str, Side], settings: Settings) -> dict[str, Measured]:
+def measure(sides: Mapping[str, Side], settings: Settings, *, warm_up: bool = True) -> dict[str, Measured]:
     """Run the sides in turn, forwards and backwards, so that neither drift nor order favours one; round 0 warms up."""
     measured = {name: Measured() for name in sides}
-    for turn in range(settings.rounds + 1):
+    for turn in range(0 if warm_up else 1, settings.rounds + 1):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             with sides[name].within:
                 seconds, extra_gib = _once(sides[name].run, settings.device)
@@ -77,6 +80,48 @@ def _once(run: Callable[[], object], device: torch.device) -> tuple[float, float
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
     return seconds, (torch.cuda.max_memory_allocated(device) - held) / GIB if on_gpu else None
+
+
+@dataclass(frozen=True, slots=True)
+class Once(Generic[T]):
+    """What one run in a process of its own gave; `peak_mb`: resident memory beyond what it began with, on Linux."""
+
+    result: T
+    seconds: float
+    peak_mb: float | None
+
+
+def in_child(run: Callable[[], T]) -> Once[T]:
+    """Run in a fork of this process, which has the inputs already: they do not count. Not for Windows or a GPU."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_run_and_send, args=(run, sender))
+    child.start()
+    sender.close()
+    try:
+        once: Once[T] = receiver.recv()
+    except EOFError:
+        child.join()
+        raise SystemExit(f"a benchmark ended with exit code {child.exitcode} in a process of its own") from None
+    child.join()
+    return once
+
+
+def _run_and_send(run: Callable[[], T], sender: Connection) -> None:
+    clear = Path("/proc/self/clear_refs")
+    is_told = clear.exists()
+    if is_told:
+        clear.write_text("5")  # the peak is now what is held now
+    before = _resident_mb("VmRSS") if is_told else 0.0
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    sender.send(Once(result, seconds, max(0.0, _resident_mb("VmHWM") - before) if is_told else None))
+
+
+def _resident_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))
 
 
 def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How well a small selection stands for its pool: `python -m benchmarks.coreset data.pool=FILE model.name=DIR [KEY=VALUE …]`.
+"""How well a small selection stands for its pool: `python -m benchmarks.coreset data.pool=FILE model.name=DIR …`.
 
 The relative distance ‖a − μ‖ / ‖μ‖ to the pool's mean feature μ: of tagcos, of one pursuit of μ without clusters, of
 other coresets, and of random picks of the same number (mean, lowest and highest of five seeds). a is:

@@ -111,6 +111,7 @@ def kernel_density(features: np.ndarray, n_neighbors: int, bandwidth: float = 0.
     density = []
     for start in range(0, len(features), _BLOCK_ROWS):
         cosine = features[start : start + _BLOCK_ROWS] @ features.T
+        np.fill_diagonal(cosine[:, start:], 1)  # rounding would break the ties of rows that have no neighbour
         nearest = np.partition(cosine, len(features) - n_neighbors, axis=1)[:, -n_neighbors:]
         density.append(np.maximum(1 - 2 / bandwidth**2 * (1 - nearest), 0).sum(axis=1, dtype=np.float64))
     return np.concatenate(density)
@@ -135,9 +136,7 @@ def matching_pursuit(features: np.ndarray, goal: np.ndarray, n_examples: int) ->
     return np.array(picks)
 
 
-def _pursue(
-    features: np.ndarray, goal: np.ndarray, is_free: np.ndarray, n_asked: int, ridge: float = 1.0
-) -> list[int]:
+def _pursue(features: np.ndarray, goal: np.ndarray, is_free: np.ndarray, n_asked: int, ridge: float = 1.0) -> list[int]:
     """All rows times the residual at every step, and the equations solved anew: as TAGCOS's code does."""
     support: list[int] = []
     seen: list[list[int]] = []

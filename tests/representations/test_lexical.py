@@ -41,7 +41,7 @@ def test_scores_are_the_formulas(query: str) -> None:
 
 def test_each_target_is_a_query_of_its_own() -> None:
     queries = ["the fox", "dog", "nothing known"]
-    found = bm25(queries, POOL)
-    assert found.shape == (3, 6)
-    assert np.array_equal(found, np.concatenate([bm25([query], POOL) for query in queries]))
+    found = np.array(list(bm25(queries, POOL)))
+    assert (found.shape, found.dtype) == ((3, 6), np.float32)
+    assert np.array_equal(found, np.concatenate([list(bm25([query], POOL)) for query in queries]))
     assert not found[2].any()

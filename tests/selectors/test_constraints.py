@@ -52,6 +52,25 @@ def test_two_targets_share_by_weight_and_a_row_stays_where_it_ranks_higher() -> 
     assert walked.indices == [5, 0, 1]  # in the order of (place among its own)/(their number)
 
 
+def test_a_cut_keeps_the_proportions_of_the_targets() -> None:
+    walked = walk([ranking(0, 1, 2, 3, 4, 5), ranking(6, 7, 8, 9, 10, 11)], [2.0, 1.0], 6, rows_of("a" * 12))
+    assert walked.indices == [0, 6, 1, 2, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"), [([1.0, 2.0], [1, 3]), ([1.0, 1.0, 1.0], [2, 1, 1]), ([0.1, 0.1, 3.8], [0, 0, 4])]
+)
+def test_what_rounding_leaves_goes_to_the_largest_remainders(weights: list[float], parts: list[int]) -> None:
+    rankings = [ranking(*range(10 * k, 10 * k + 10)) for k in range(len(weights))]
+    takers = walk(rankings, weights, 4, rows_of("a" * 40)).takers
+    assert [takers.count(k) for k in range(len(weights))] == parts
+
+
+def test_a_floor_half_served_still_keeps_room() -> None:
+    walked = walk([ranking(2, 0, 1, 3)], [1.0], 2, rows_of("aabb", floors={"b": 2}))
+    assert walked.indices == [2, 3]
+
+
 def test_near_duplicates_of_a_pick_are_passed_over() -> None:
     class Near:
         def __init__(self) -> None:
@@ -66,9 +85,11 @@ def test_near_duplicates_of_a_pick_are_passed_over() -> None:
         def has_near(self, position: int) -> bool:
             return any(position // 2 == other // 2 for other in self.added)
 
-    walked = walk([ranking(0, 1, 3, 2, 4, 5)], [1.0], 3, rows_of("aaaaaa", near=Near()))
-    assert walked.indices == [0, 3, 4]
-    assert walked.passed_over == {"near-duplicates of a pick": 2}
+    constraints = rows_of("aaaaaa", near=Near())
+    for _ in range(2):  # nothing is left over from a walk before
+        walked = walk([ranking(0, 1, 3, 2, 4, 5)], [1.0], 3, constraints)
+        assert walked.indices == [0, 3, 4]
+        assert walked.passed_over == {"near-duplicates of a pick": 2}
 
 
 def test_included_rows_that_do_not_fit() -> None:

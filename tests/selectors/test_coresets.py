@@ -44,7 +44,6 @@ def test_k_center_takes_the_farthest(seed: int, n_pool: int, first: int) -> None
         assert pick == int(nearest.argmax())
         assert score == pytest.approx(np.sqrt(nearest[pick]), rel=1e-6)
         taken.append(pick)
-    assert {int(k_center(rows, n_examples=1, seed=s).indices[0]) for s in range(200)} == set(range(n_pool))
 
 
 def cosines(rows: np.ndarray, n_neighbors: int) -> np.ndarray:
@@ -122,7 +121,7 @@ SELECTORS = {
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_features_may_come_from_anywhere(name: str, tmp_path, monkeypatch) -> None:
+def test_features_may_come_from_anywhere(name: str, tmp_path) -> None:
     rows = np.random.default_rng(0).integers(-4, 5, (300, 16)).astype(np.float32)  # exact in float16
     expected = SELECTORS[name](rows)
     np.save(tmp_path / "rows.npy", rows)
@@ -130,11 +129,8 @@ def test_features_may_come_from_anywhere(name: str, tmp_path, monkeypatch) -> No
         np.testing.assert_array_equal(SELECTORS[name](given_rows).indices, expected.indices)
 
 
-def test_a_cluster_too_large_to_hold_is_read_where_it_is(monkeypatch) -> None:
-    import sys
-
+def test_a_cluster_too_large_to_hold_is_read_where_it_is() -> None:
     rows = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
     expected = tagcos(rows, n_examples=30, n_clusters=5)
-    monkeypatch.setattr(sys.modules["tamis.selectors.tagcos"], "_HELD_BYTES", 0)
-    again = tagcos(rows, n_examples=30, n_clusters=5)
+    again = tagcos(rows, n_examples=30, n_clusters=5, memory_bytes=0)
     np.testing.assert_array_equal(again.indices, expected.indices)

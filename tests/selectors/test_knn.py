@@ -1,5 +1,7 @@
 """knn_uniform and knn_kde against direct transcriptions, and against the published code."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from slow import knn_kde_mass, knn_uniform_mass
 
 from tamis.selectors import Picks, doubly_greedy, knn_kde, knn_uniform
-from tamis.selectors.density import density
+from tamis.selectors.density import _n_positive, density
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -77,11 +79,28 @@ def test_knn_kde_follows_the_rule(
     assert (np.diff(picks.scores) <= 0).all()
 
 
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 10_000), n_target=st.integers(1, 4), c=st.sampled_from([5.0, 0.01, 0.002, 0.0005]))
+def test_knn_kde_follows_the_rule_where_counts_are_equal(seed: int, n_target: int, c: float) -> None:
+    """Densities are whole numbers, of the copies among the candidates; who comes first decides who is accepted."""
+    rng = np.random.default_rng(seed)
+    features = np.eye(20, dtype=np.float32)[rng.integers(0, 20, 60)]
+    similarity = rng.integers(-8, 9, (n_target, 60)).astype(np.float32) / 8
+    given = {"bandwidth": 0.5**0.5, "c": c}
+    mass = knn_kde_mass(similarity, [features], [1.0], **given)
+    picks = knn_kde(similarity, n_examples=60, pool_features=[features], lr_weights=[1.0], **given)
+    np.testing.assert_allclose(picks.scores, mass[picks.indices], atol=1e-12)
+
+
 @pytest.mark.parametrize("n_neighbors", [5, 40, 500])
 @pytest.mark.parametrize("held", [0, 1 << 30])
-def test_density_is_the_sum_over_the_nearest_in_any_memory(monkeypatch, n_neighbors: int, held: int) -> None:
+@pytest.mark.parametrize("length", [1.0, 0.98])  # itself a row is near as can be, whatever its length
+def test_density_is_the_sum_over_the_nearest_in_any_memory(
+    monkeypatch, n_neighbors: int, held: int, length: float
+) -> None:
     monkeypatch.setattr("tamis.selectors.density._BLOCK_ROWS", 70)
     _, features, weights = crowds(400, 8, 1, seed=3)
+    features = [np.float32(length) * rows for rows in features]
     positions = np.random.default_rng(0).permutation(400)[:333]
     cosine = sum(w * (f[positions].astype(np.float64) @ f[positions].T) for w, f in zip(weights, features, strict=True))
     np.fill_diagonal(cosine, 1)
@@ -89,6 +108,15 @@ def test_density_is_the_sum_over_the_nearest_in_any_memory(monkeypatch, n_neighb
     assert ((kernel > 0).sum(axis=1) == n_neighbors).any() == (n_neighbors < 100)  # crowds of about 80
     found = density(features, np.array(weights), positions, n_neighbors, 0.75, memory_bytes=held)
     np.testing.assert_allclose(found, kernel.sum(axis=1), rtol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (255, 8), (700, 13)])
+def test_counts_of_rows_and_columns_are_right_beyond_a_byte(shape: tuple[int, int]) -> None:
+    kernel = np.random.default_rng(0).choice(np.array([-1, 0, 1e-30, 1, 1, 1], np.float32), shape)
+    kernel[:, 0] = 1
+    in_row, in_column = _n_positive(kernel)
+    np.testing.assert_array_equal(in_row, (kernel > 0).sum(axis=1))
+    np.testing.assert_array_equal(in_column, (kernel > 0).sum(axis=0))
 
 
 def test_of_a_crowd_one_row_counts() -> None:
@@ -100,6 +128,74 @@ def test_of_a_crowd_one_row_counts() -> None:
     assert picks.indices[0] == 9
     assert [mass[row] for row in range(9)] == pytest.approx([mass[9] / 9] * 9)
     assert [row for row in picks.indices.tolist() if row < 9] == list(range(9))
+
+
+def test_equal_rows_are_taken_by_index_wherever_they_stand() -> None:
+    rng = np.random.default_rng(0)
+    label = np.concatenate([np.arange(60), rng.integers(0, 60, 540)])
+    rows = unit(rng.standard_normal((60, 16)))
+    similarity = (rows[:4] @ rows.T)[:, label]
+    picks = knn_kde(similarity, n_examples=60, pool_features=[rows[label]] * 2, lr_weights=[0.7, 0.3])
+    for one in range(60):
+        is_copy = label[picks.indices] == one
+        is_tied = np.diff(picks.scores[is_copy]) > -1e-6  # not so of what takes the rest that a target has to give
+        assert (np.diff(picks.indices[is_copy])[is_tied] > 0).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_names_the_feature_that_is_not_finite(value: float) -> None:
+    similarity, features, weights = crowds(30, 4, 3, seed=0)
+    row = int(similarity.argmax(axis=1).max())  # not the first of the candidates
+    assert row > 8
+    features[1][row, 2] = value
+    with (
+        pytest.raises(ValueError, match=rf"finite features, got {value} at \[{row}, 2\]"),
+        np.errstate(invalid="ignore"),
+    ):
+        knn_kde(similarity, n_examples=3, pool_features=features, lr_weights=weights)
+
+
+@pytest.mark.xfail(strict=True, reason="DEFECT: what rounding leaves of a target's mass supports one more row")
+def test_a_target_that_has_given_all_supports_no_further_row() -> None:
+    for seed in range(20):
+        similarity, features, weights = crowds(300, 8, 3, seed)
+        picks = knn_kde(similarity, n_examples=300, pool_features=features, lr_weights=weights)
+        assert picks.scores[picks.n_supported - 1] > 1e-9
+
+
+def test_a_larger_alpha_asks_for_nearness_and_a_larger_c_for_spread() -> None:
+    similarity, features, weights = crowds(400, 8, 3, seed=0)
+    for select in (
+        partial(knn_uniform, similarity, n_examples=400),
+        partial(knn_kde, similarity, n_examples=400, pool_features=features, lr_weights=weights),
+    ):
+        by_alpha = [select(alpha=alpha).n_supported for alpha in (0.01, 0.3, 0.6, 0.9, 0.99)]
+        by_c = [select(c=c).n_supported for c in (1e-5, 1e-3, 0.05, 0.5, 5.0)]
+        assert by_alpha == sorted(by_alpha, reverse=True)
+        assert by_c == sorted(by_c)
+        assert by_alpha[0] > by_alpha[-1]
+        assert by_c[0] < by_c[-1]
+
+
+def test_a_cost_that_just_reaches_the_bound_is_enough() -> None:
+    """One target, d = 0, 1, 2 and far: with k = 1 the cost is 1, and α/c·1 = 1 − α."""
+    similarity = np.array([[1.0, 0.0, -1.0] + [-9.0] * 27])
+    picks = knn_uniform(similarity, n_examples=3, alpha=0.5, c=1.0)
+    assert (picks.n_supported, picks.scores.tolist()) == (1, [1, 0, 0])
+    loners = [np.eye(30, dtype=np.float32)]  # each of density 1
+    picks = knn_kde(similarity, n_examples=3, pool_features=loners, lr_weights=[1.0], alpha=0.5, c=1.0)
+    assert (picks.n_supported, picks.scores.tolist()) == (1, [1, 0, 0])
+
+
+def test_no_row_gets_more_than_its_target_has_to_give() -> None:
+    """The first target stops all at the count 1/2 of its nearest, one of two copies; the other's nearest counts 1."""
+    features = np.eye(30, dtype=np.float32)
+    features[1] = features[0]
+    similarity = np.full((2, 30), -9.0)
+    similarity[0, :3], similarity[1, 5:8] = [1, 0, -1], [1, 0, -1]
+    given = {"pool_features": [features], "lr_weights": [1.0], "bandwidth": 0.5**0.5, "alpha": 0.5, "c": 0.125}
+    picks = knn_kde(similarity, n_examples=30, n_density_neighbors=5, **given)
+    assert (picks.indices[:2].tolist(), picks.scores[:3].tolist()) == ([0, 5], [0.5, 0.5, 0.0])
 
 
 @pytest.mark.parametrize("n_pool", [1, 2, 3])
@@ -144,11 +240,12 @@ def test_picks_what_the_published_knn_uniform_picks(golden, name: str, c: float)
 
 @pytest.mark.parametrize(("name", "c"), [("knn_kde", 5.0), ("knn_kde_c0.05", 0.05)])
 def test_picks_what_the_published_knn_kde_picks(golden, name: str, c: float) -> None:
-    """Place by place the masses agree to 1e-5, and fewer than 1% of the picks differ, all at the mass of the last."""
+    """Place by place the masses agree to 1e-5; what only one of the two picks has the mass of the last."""
     given = {"pool_features": golden.pool_features, "lr_weights": golden.lr_weights, "c": c}
     picks = knn_kde(golden.similarity, n_examples=6000, **given)
     mass = dict(zip(picks.indices.tolist(), picks.scores.tolist(), strict=True))
     published = golden.picks[name]
     np.testing.assert_allclose(picks.scores[:300], [mass[row] for row in published], rtol=1e-5)
     other = set(published) - set(picks.indices[:300].tolist())
-    assert len(other) <= 3 or all(mass[row] == pytest.approx(picks.scores[299], rel=1e-5) for row in other)
+    assert len(other) <= 4
+    assert all(mass[row] == pytest.approx(picks.scores[299], rel=1e-5) for row in other)

@@ -27,12 +27,12 @@ def test_hand_worked_table() -> None:
     similarity=st.tuples(st.integers(1, 5), st.integers(1, 40)).flatmap(
         lambda shape: hnp.arrays(np.float32, shape, elements=st.integers(-20, 20).map(float))
     ),
-    max_candidates=st.integers(1, 60),
+    memory_bytes=st.integers(1, 240),
     data=st.data(),
 )
-def test_agrees_with_the_definition_in_any_memory(similarity: np.ndarray, max_candidates: int, data) -> None:
+def test_agrees_with_the_definition_in_any_memory(similarity: np.ndarray, memory_bytes: int, data) -> None:
     n_examples = data.draw(st.integers(1, similarity.shape[1]))
-    picks = round_robin(similarity, n_examples=n_examples, max_candidates=max_candidates)
+    picks = round_robin(similarity, n_examples=n_examples, memory_bytes=memory_bytes)
     assert picks.indices.tolist() == by_definition(similarity, n_examples)
     assert picks.scores.tolist() == [similarity[k % len(similarity), i] for k, i in enumerate(picks.indices)]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.selectors import Rows
-from tamis.selectors.rows import blocks, check_features, dot, equal_rows
+from tamis.selectors.rows import blocks, check_features, check_finite, dot, equal_rows
 
 
 class Lazy:
@@ -86,6 +86,14 @@ def test_names_the_value_that_is_not_finite(value: float, monkeypatch) -> None:
     rows[3, 1] = value  # the second row of the second block
     with pytest.raises(ValueError, match=rf"got {value} at \[3, 1\]"):
         check_features(Lazy(rows), 1)
+
+
+def test_of_some_rows_the_place_in_the_pool_is_named() -> None:
+    rows = TABLE.copy()
+    rows[3, 1] = np.nan
+    check_finite(rows, np.array([4, 0, 2]))
+    with pytest.raises(ValueError, match=r"got nan at \[3, 1\]"):
+        check_finite(Lazy(rows), np.array([4, 3, 2]))
 
 
 def test_names_one_of_two_infinities_and_what_float32_cannot_hold() -> None:

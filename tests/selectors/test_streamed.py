@@ -1,5 +1,6 @@
 """Picks are the same however much is in memory: mapped, read from stores, in small blocks, spread over processes."""
 
+import inspect
 import multiprocessing
 import sys
 import tracemalloc
@@ -30,14 +31,18 @@ from tamis.store import FeatureStore, StoredRows
 
 N_POOL, DIM = 120, 16
 SIMILARITY = np.random.default_rng(5).uniform(-1, 1, (4, N_POOL)).astype(np.float32)
-OF_ROWS: dict[str, Callable[[Rows], Picks]] = {
-    "knn_kde": lambda f: knn_kde(SIMILARITY, n_examples=N_POOL, pool_features=[f], lr_weights=[1.0]),
-    "k_center": lambda f: k_center(f, n_examples=N_POOL),
-    "herding": lambda f: herding(f, n_examples=N_POOL),
-    "facility_location": lambda f: facility_location(f, n_examples=N_POOL, n_neighbors=9),
-    "matching_pursuit": lambda f: matching_pursuit(f, np.arange(1.0, DIM + 1) / DIM, n_examples=40),
-    "tagcos": lambda f: tagcos(f, n_examples=40, n_clusters=5),
+OF_ROWS: dict[str, Callable[..., Picks]] = {
+    "knn_kde": partial(knn_kde, SIMILARITY, n_examples=N_POOL, lr_weights=[1.0]),
+    "k_center": partial(k_center, n_examples=40),
+    "herding": partial(herding, n_examples=40),
+    "facility_location": partial(facility_location, n_examples=N_POOL, n_neighbors=9),
+    "matching_pursuit": partial(matching_pursuit, goal=np.arange(1.0, DIM + 1) / DIM, n_examples=40),
+    "tagcos": partial(tagcos, n_examples=40, n_clusters=5),
 }
+
+
+def select(name: str, rows: Rows, **given) -> Picks:
+    return OF_ROWS[name](**({"pool_features": [rows]} if name == "knn_kde" else {"features": rows}), **given)
 
 
 def loose(seed: int = 0, n_rows: int = N_POOL) -> np.ndarray:
@@ -114,46 +119,62 @@ IDS = [f"{row:032x}" for row in range(N_POOL)]
 
 
 def read_little_at_once(monkeypatch, n_rows: int = 7) -> None:
-    """Blocks of so many rows; clusters are not held. K-means alone still reads all."""
+    """Blocks of so many rows. K-means alone still reads all."""
     small = partial(blocks, block_bytes=n_rows * 4 * DIM)
     for name, module in list(sys.modules.items()):
         if name.startswith("tamis.selectors.") and hasattr(module, "blocks"):
             monkeypatch.setattr(module, "blocks", small)
-    monkeypatch.setattr(sys.modules["tamis.selectors.facility_location"], "_BLOCK_CELLS", n_rows * N_POOL)
+    monkeypatch.setattr(
+        sys.modules["tamis.selectors.facility_location"], "_BLOCK_CELLS", n_rows * N_POOL, raising=False
+    )
     monkeypatch.setattr(sys.modules["tamis.selectors.density"], "_BLOCK_ROWS", n_rows)
-    monkeypatch.setattr(sys.modules["tamis.selectors.tagcos"], "_HELD_BYTES", 0)
+
+
+def little_memory(name: str) -> dict[str, int]:
+    """None, where it may be asked for at all; but for a graph."""
+    is_asked_for = "memory_bytes" in inspect.signature(OF_ROWS[name]).parameters
+    return {"memory_bytes": 16 * N_POOL * 9 if name == "facility_location" else 0} if is_asked_for else {}
 
 
 @pytest.mark.parametrize("name", OF_ROWS)
 @pytest.mark.parametrize("make", [loose, exact])
 def test_rows_of_a_store_are_picked_as_from_an_array(name: str, make, tmp_path: Path) -> None:
     stored = StoredRows([store_of(tmp_path, make(), 1)], [1.0], IDS)
-    assert_same(OF_ROWS[name](stored), OF_ROWS[name](make().astype(np.float32)))
+    assert_same(select(name, stored), select(name, make().astype(np.float32)))
 
 
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_rows_of_two_stores_are_picked_as_from_their_sum(name: str, tmp_path: Path) -> None:
     stores = [store_of(tmp_path / str(seed), loose(seed), seed) for seed in (1, 2)]
     stored = StoredRows(stores, [0.75, 0.25], IDS)
-    assert_same(OF_ROWS[name](stored), OF_ROWS[name](stored[:]))
+    assert_same(select(name, stored), select(name, stored[:]))
 
 
 @pytest.mark.parametrize("name", sorted(OF_ROWS.keys() - {"knn_kde"}))
 def test_small_blocks_give_the_same_picks(name: str, tmp_path: Path, monkeypatch) -> None:
     """Ties and copies among them."""
-    expected = OF_ROWS[name](exact().astype(np.float32))
+    expected = select(name, exact().astype(np.float32))
     read_little_at_once(monkeypatch)
-    lazy = Lazy(exact().astype(np.float32))
-    assert_same(OF_ROWS[name](lazy), expected, rtol=1e-6)
     stored = StoredRows([store_of(tmp_path, exact(), 1)], [1.0], IDS)
-    assert_same(OF_ROWS[name](stored), expected, rtol=1e-6)
+    assert_same(select(name, exact().astype(np.float32)), expected, rtol=1e-6)
+    for rows in (Lazy(exact()), stored):
+        assert_same(select(name, rows, **little_memory(name)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["k_center", "herding", "facility_location"])
+# Elsewhere k-means reads all, up to a size, and a pursuit the rows it has taken
+@pytest.mark.parametrize("name", sorted(OF_ROWS.keys() - {"tagcos", "matching_pursuit"}))
 def test_no_more_is_read_at_once_than_a_block(name: str, monkeypatch) -> None:
     read_little_at_once(monkeypatch, 7)
     lazy = Lazy(exact().astype(np.float32))
-    OF_ROWS[name](lazy)
+    select(name, lazy, **little_memory(name))
+    assert lazy.most == 7
+
+
+@pytest.mark.xfail(strict=True, reason="DEFECT: all rows that tie nearly are read at once; here that is the pool")
+def test_a_pursuit_reads_no_more_at_once_than_a_block_where_all_rows_tie(monkeypatch) -> None:
+    read_little_at_once(monkeypatch, 7)
+    lazy = Lazy(exact().astype(np.float32))
+    matching_pursuit(lazy, np.zeros(DIM), n_examples=5, memory_bytes=0)
     assert lazy.most == 7
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tamis.selectors import matching_pursuit, random, tagcos
 from tamis.selectors.rows import mean
-from tamis.selectors.tagcos import _shares
+from tamis.selectors.tagcos import _batches, _shares
 
 
 def clustered(n_pool: int = 600, n_clusters: int = 6, dim: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +43,18 @@ def test_each_cluster_has_its_share_by_pursuit_of_its_mean() -> None:
         expected = matching_pursuit(rows[members], mean(rows[members]), n_examples=int(shares[cluster]))
         mine = labels[picks.indices] == cluster
         np.testing.assert_array_equal(picks.indices[mine], members[expected.indices])
+        np.testing.assert_allclose(picks.scores[mine], expected.scores, rtol=1e-6)
         np.testing.assert_allclose(picks.weights[mine], expected.weights * len(members) / len(rows), rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"ridge": 0.01}, {"tolerance": 0.5}])
+def test_of_one_cluster_it_is_the_pursuit_with_the_same_settings(given: dict[str, float]) -> None:
+    rows, _ = clustered(n_pool=100)
+    picks = tagcos(rows, n_examples=20, n_clusters=1, **given)
+    expected = matching_pursuit(rows, mean(rows), n_examples=20, **given)
+    np.testing.assert_array_equal(picks.indices, expected.indices)
+    np.testing.assert_allclose(picks.weights, expected.weights)
+    assert np.abs(picks.weights - matching_pursuit(rows, mean(rows), n_examples=20).weights).max() > 0.01
 
 
 def test_a_cut_keeps_every_cluster() -> None:
@@ -91,6 +102,16 @@ def test_more_clusters_than_rows_or_picks(n_pool: int, n_clusters: int, data) ->
     assert len(set(picks.indices.tolist())) == n_examples
     with pytest.raises(ValueError, match="n_clusters of at least 1, got 0"):
         tagcos(rows, n_examples=1, n_clusters=0)
+
+
+@pytest.mark.parametrize("n_pool", [1, 63, 64, 65, 5_000])
+def test_batches_hold_every_row_equally_often_in_runs_of_neighbours(monkeypatch, n_pool: int) -> None:
+    monkeypatch.setattr(sys.modules["tamis.selectors.tagcos"], "_MIN_BATCHES", 3)
+    drawn = list(_batches(n_pool, seed=0))
+    times = np.bincount(np.concatenate(drawn), minlength=n_pool)
+    assert set(times.tolist()) == {-(-3 * 4096 // n_pool)}
+    assert max(map(len, drawn)) <= 4096
+    assert all(((np.diff(some) == 1) | (some[1:] % 64 == 0)).all() for some in drawn)
 
 
 def test_above_a_size_clusters_are_found_in_batches(monkeypatch) -> None:
