@@ -155,7 +155,6 @@ def test_names_the_feature_that_is_not_finite(value: float) -> None:
         knn_kde(similarity, n_examples=3, pool_features=features, lr_weights=weights)
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: what rounding leaves of a target's mass supports one more row")
 def test_a_target_that_has_given_all_supports_no_further_row() -> None:
     for seed in range(20):
         similarity, features, weights = crowds(300, 8, 3, seed)

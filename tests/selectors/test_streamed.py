@@ -170,7 +170,6 @@ def test_no_more_is_read_at_once_than_a_block(name: str, monkeypatch) -> None:
     assert lazy.most == 7
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: all rows that tie nearly are read at once; here that is the pool")
 def test_a_pursuit_reads_no_more_at_once_than_a_block_where_all_rows_tie(monkeypatch) -> None:
     read_little_at_once(monkeypatch, 7)
     lazy = Lazy(exact().astype(np.float32))

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from tamis.selectors.rows import Rows, check_finite, equal_rows
 
-_BLOCK_ROWS = 1024  # a block of similarities is 4 MB
+_BLOCK_ROWS = 512  # a block of similarities is 1 MB
+_WHOLE_CELLS = 1 << 22  # of the similarities of some rows to all: 16 MB
+_SAMPLE_ROWS = 512
+_N_PIVOTS = 64
 
 
 def density(
@@ -24,43 +27,77 @@ def density(
     `features` holds unit rows of each checkpoint c and σ is the bandwidth.
 
     Only rows with d < σ²/2 count. So the sum over all of them is the sum over the nearest, but where more than
-    n_neighbors are that close: those rows alone are sorted, in a second pass. Products are float32, each pair is
-    computed once; features are held if they fit in `memory_bytes`, and else read again for every block. Equal rows have
-    equal densities. ValueError for features that are not finite.
+    n_neighbors are that close. Rows of which a sample says so are compared with all others, and these partly sorted;
+    pairs of the rest are computed once, and rows that the sample missed are done again. Products are float32; features
+    are held if they fit in `memory_bytes`, and else read again for every block. Equal rows have equal densities.
+    ValueError for features that are not finite.
     """
     for rows_of_one in features:
         check_finite(rows_of_one, positions)
     source = _Blocks(features, lr_weights, positions, 2 / bandwidth**2, memory_bytes // 2)
     n_rows = len(positions)
     total, n_close = np.zeros(n_rows), np.zeros(n_rows, np.int64)
-    for start, rows in source:
-        mine = slice(start, start + len(rows))
-        for other, columns in source.after(start):
-            theirs = slice(other, other + len(columns))
-            kernel = source.kernel(rows, columns)
+    is_crowded = _are_crowded(source, n_neighbors)
+    crowded, others = np.flatnonzero(is_crowded), np.flatnonzero(~is_crowded)
+    of_crowded = np.zeros(n_rows)
+    for batch in _batches(crowded, n_rows, memory_bytes):
+        kernel, columns = source.with_all(batch)
+        if len(others):
+            positive = np.maximum(kernel, 0)
+            total[columns] += np.ones(len(batch), np.float32) @ positive
+            n_close[columns] += _n_positive(positive)[1]
+        of_crowded[batch] = _sum_of_highest(kernel, n_neighbors)
+    total[crowded] = of_crowded[crowded]
+    for start in range(0, len(others), _BLOCK_ROWS):
+        mine = others[start : start + _BLOCK_ROWS]
+        rows = source[mine]
+        for other in range(start, len(others), _BLOCK_ROWS):
+            theirs = others[other : other + _BLOCK_ROWS]
+            kernel = source.kernel(rows, source[theirs])
             if other == start:
                 np.fill_diagonal(kernel, 1)  # a row is its own neighbour, whatever rounding says
+            if kernel.max() <= 0:
+                continue
             np.maximum(kernel, 0, out=kernel)
-            total[mine] += kernel @ np.ones(len(columns), np.float32)
+            total[mine] += kernel @ np.ones(len(theirs), np.float32)
             n_in_row, n_in_column = _n_positive(kernel)
             n_close[mine] += n_in_row
             if other != start:
-                total[theirs] += np.ones(len(rows), np.float32) @ kernel
+                total[theirs] += np.ones(len(mine), np.float32) @ kernel
                 n_close[theirs] += n_in_column
-    crowded = np.flatnonzero(n_close > n_neighbors)
-    n_at_once = max(1, memory_bytes // 8 // n_rows)  # 4 bytes a cell, in half the memory
-    for start in range(0, len(crowded), n_at_once):
-        batch = crowded[start : start + n_at_once]
-        total[batch] = _sum_of_nearest(source, batch, n_neighbors)
+    missed = others[n_close[others] > n_neighbors]
+    for batch in _batches(missed, n_rows, memory_bytes):
+        total[batch] = _sum_of_highest(source.with_all(batch)[0], n_neighbors)
     first, copies = equal_rows(source)
     total[copies] = total[first[copies]]
-    return total
+    in_order = np.empty(n_rows)
+    in_order[source.order] = total
+    return in_order
+
+
+def _batches(rows: Int64[np.ndarray, " row"], n_columns: int, memory_bytes: int) -> Iterator[np.ndarray]:
+    """So many rows that their similarities to all fit."""
+    n_at_once = max(1, min(_WHOLE_CELLS, memory_bytes // 16) // n_columns)
+    for start in range(0, len(rows), n_at_once):
+        yield rows[start : start + n_at_once]
+
+
+def _are_crowded(source: "_Blocks", n_neighbors: int) -> Bool[np.ndarray, " row"]:
+    """Whether a row probably has more than n_neighbors others that count, by a sample of the others."""
+    n_rows = source.shape[0]
+    if n_rows <= n_neighbors:
+        return np.zeros(n_rows, bool)
+    sample = source[np.arange(0, n_rows, max(1, n_rows // _SAMPLE_ROWS))]
+    n_close = np.concatenate([(source.kernel(rows, sample) > 0).sum(axis=1) for _, rows in source])
+    crowded: np.ndarray = n_close * (n_rows / len(sample)) > n_neighbors
+    return crowded
 
 
 class _Blocks:
     """The features of all checkpoints side by side, scaled so that a product of rows a, b is 1 − (2/σ²)·(1 − S_ab).
 
-    Each checkpoint's rows times √(lr_weight·2/σ²); the constant 1 − 2/σ² comes from one more column.
+    Each checkpoint's rows times √(lr_weight·2/σ²); the constant 1 − 2/σ² comes from one more column. Rows that are held
+    are held in an `order` of their own, such that most blocks have no close pair.
     """
 
     def __init__(
@@ -76,25 +113,50 @@ class _Blocks:
         self._constant = np.float32(1 - steepness)
         self._dim = sum(rows.shape[1] for rows in features)
         self.shape = (len(positions), self._dim + 1)
-        self._held = self._read(positions) if 4 * len(positions) * (self._dim + 1) <= held_bytes else None
+        self._held: np.ndarray | None = None
+        self.order = np.arange(len(positions))
+        if 4 * len(positions) * (self._dim + 1) <= held_bytes // 2:  # twice while they are put in order
+            self._held = self._read(positions)
+            self.order = self._by_pivot()
+            self._held = self._held[self.order]
 
     def __getitem__(self, rows: slice | np.ndarray) -> Float32[np.ndarray, "row dim_and_1"]:
         return self._read(self._positions[rows]) if self._held is None else self._held[rows]
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        return self.after(0)
-
-    def after(self, first: int) -> Iterator[tuple[int, Float32[np.ndarray, "row dim_and_1"]]]:
-        """Blocks from row `first` on, each with its first row."""
-        for start in range(first, len(self._positions), _BLOCK_ROWS):
+    def __iter__(self) -> Iterator[tuple[int, Float32[np.ndarray, "row dim_and_1"]]]:
+        """Blocks of rows, each with its first row."""
+        for start in range(0, len(self._positions), _BLOCK_ROWS):
             yield start, self[start : start + _BLOCK_ROWS]
+
+    def with_all(self, rows: np.ndarray) -> tuple[Float32[np.ndarray, "row close"], Int64[np.ndarray, " close"]]:
+        """1 − 2d/σ² of some rows to those to which any of them is close, and which those are; 1 to itself."""
+        left = self._left(self[rows])
+        tiles, columns = [], []
+        for start, right in self:
+            tile = left @ right.T
+            own = np.flatnonzero((rows >= start) & (rows < start + len(right)))
+            tile[own, rows[own] - start] = 1
+            close = np.flatnonzero(tile.max(axis=0) > 0)
+            tiles.append(tile[:, close])
+            columns.append(start + close)
+        return np.concatenate(tiles, axis=1), np.concatenate(columns)
 
     def kernel(self, rows: np.ndarray, columns: np.ndarray) -> Float32[np.ndarray, "row column"]:
         """1 − 2d/σ² of each pair."""
+        product: np.ndarray = self._left(rows) @ columns.T
+        return product
+
+    def _left(self, rows: np.ndarray) -> np.ndarray:
         left = rows.copy()
         left[:, -1] = self._constant
-        product: np.ndarray = left @ columns.T
-        return product
+        return left
+
+    def _by_pivot(self) -> Int64[np.ndarray, " row"]:
+        """An order in which rows that are close stand together: by the nearest of some pivots, then by nearness."""
+        assert self._held is not None
+        pivots = self._held[:: max(1, len(self._held) // _N_PIVOTS)]
+        kernel = np.concatenate([self.kernel(rows, pivots) for _, rows in self])
+        return np.lexsort((-kernel.max(axis=1), kernel.argmax(axis=1)))
 
     def _read(self, positions: np.ndarray) -> np.ndarray:
         out = np.ones((len(positions), self._dim + 1), np.float32)
@@ -110,16 +172,11 @@ class _Blocks:
         return out
 
 
-def _sum_of_nearest(source: _Blocks, rows: np.ndarray, n_neighbors: int) -> np.ndarray:
-    left = source[rows]
-    kernel = np.concatenate([source.kernel(left, columns) for _, columns in source], axis=1)
-    kernel[np.arange(len(rows)), rows] = 1
-    sums = np.empty(len(rows))
-    for row, values in enumerate(kernel):
-        close = values[values > 0]
-        if n_neighbors < len(close):
-            close.partition(len(close) - n_neighbors)
-        sums[row] = close[-n_neighbors:].sum(dtype=np.float64)
+def _sum_of_highest(kernel: Float32[np.ndarray, "row column"], n: int) -> Float64[np.ndarray, " row"]:
+    """Of each row, the sum of its n highest cells, without those below 0; the cells change places."""
+    if n < kernel.shape[1]:
+        kernel.partition(kernel.shape[1] - n, axis=1)
+    sums: np.ndarray = np.maximum(kernel[:, -n:], 0).sum(axis=1, dtype=np.float64)
     return sums
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from tamis.selectors.picks import Picks, best, check_similarity, highest
+from tamis.selectors.picks import Picks, best, check_shape, finite_rows, highest
 
 
 def doubly_greedy(similarity: Float[np.ndarray, "target pool"], *, n_examples: int) -> Picks:
@@ -17,7 +17,7 @@ def doubly_greedy(similarity: Float[np.ndarray, "target pool"], *, n_examples: i
     >>> doubly_greedy(np.array([[0.9, 0.8, 0.1], [0.7, 0.6, 0.5]]), n_examples=2).indices
     array([0, 1])
     """
-    check_similarity(similarity, n_examples)
-    scores = highest(similarity)
+    check_shape(similarity, n_examples)
+    scores = highest(finite_rows(similarity))
     indices = best(scores, n_examples)
     return Picks(indices, scores[indices])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tamis.selectors.picks import Picks
-from tamis.selectors.rows import Rows, check_features, dot, equal_rows, mean
+from tamis.selectors.rows import Rows, check_features, column_sums, dot, equal_rows
 
 
 def herding(features: Rows, *, n_examples: int) -> Picks:
@@ -23,19 +23,16 @@ def herding(features: Rows, *, n_examples: int) -> Picks:
     check_features(features, n_examples)
     n_pool = features.shape[0]
     first, copies = equal_rows(features)
-    # Times the pool's size and the rank, so that whole numbers stay whole and ties are ties
-    with_sum = dot(features, (n_pool * mean(features)).astype(np.float32)).astype(np.float64)
-    with_taken = np.zeros(n_pool)
     indices, scores = np.empty(n_examples, np.int64), np.empty(n_examples)
-    gain = np.empty(n_pool)
+    total = column_sums(features)
+    # (rank + 1)·Σ_pool a − n_pool·Σ_taken a: the goal times pool size and rank, so that whole numbers stay whole
+    lacking = total.copy()
     for rank in range(n_examples):
-        np.multiply(with_sum, rank + 1, out=gain)
-        gain -= with_taken
+        gain = dot(features, lacking.astype(np.float32))
         gain[copies] = gain[first[copies]]
         gain[indices[:rank]] = -np.inf
         pick = int(gain.argmax())
-        indices[rank], scores[rank] = pick, gain[pick] / (n_pool * (rank + 1))
-        if rank + 1 < n_examples:
-            row = np.asarray(features[pick : pick + 1], np.float32)[0]
-            with_taken += np.multiply(dot(features, row), n_pool, dtype=np.float64)
+        indices[rank], scores[rank] = pick, float(gain[pick]) / (n_pool * (rank + 1))
+        lacking += total
+        lacking -= n_pool * np.asarray(features[pick : pick + 1], np.float64)[0]
     return Picks(indices, scores)

@@ -10,6 +10,8 @@ from tamis.selectors.knn_uniform import check_knn
 from tamis.selectors.picks import Picks, best, by_mass, check_similarity
 from tamis.selectors.rows import Rows
 
+_ROUNDING = 1e-9  # a target that has given all but this has given all
+
 
 def knn_kde(
     similarity: Float[np.ndarray, "target pool"],
@@ -72,7 +74,8 @@ def knn_kde(
     rho = density(pool_features, weights, union, n_around, bandwidth, memory_bytes)[places.reshape(nearest.shape)]
     n_accepted, count = _accept(distance, rho, alpha, c)
     given = np.where(np.arange(n_kept) < n_accepted[:, None], np.minimum(1 / (count * rho), 1), 0)
-    given[np.arange(n_target), n_accepted] = np.maximum(1 - given.sum(axis=1), 0)
+    left = 1 - given.sum(axis=1)
+    given[np.arange(n_target), n_accepted] = np.where(left > _ROUNDING, left, 0)
     mass = np.bincount(nearest.ravel(), given.ravel() / n_target, minlength=n_pool)
     return by_mass(mass, similarity, n_examples)
 

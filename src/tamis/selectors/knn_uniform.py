@@ -21,7 +21,7 @@ def knn_uniform(
 
         (α/c) · Σ_targets Σ_{j≤k} (d_{k+1} − d_j)  ≥  (1 − α)·M,
 
-    else L: a small α asks for nearness, a large one for spread. Ties go to the lowest pool index. Rows that no target
+    else L: a large α asks for nearness, a small one for spread. Ties go to the lowest pool index. Rows that no target
     gives to follow in `doubly_greedy` order, from `n_supported` on. A smaller n_examples is a prefix of a larger one.
 
     Memory: 4 bytes for each target and neighbour. ValueError for similarities that are not finite, n_examples out of

@@ -5,9 +5,9 @@ from jaxtyping import Float, Float32, Float64, Int64
 from scipy.linalg import solve_triangular
 
 from tamis.selectors.picks import Picks
-from tamis.selectors.rows import Rows, blocks, check_features, dot
+from tamis.selectors.rows import Part, Rows, blocks, check_features, dot
 
-_N_AHEAD = 32  # a product with 32 rows costs what 3 products with one row cost
+_N_AHEAD = 16  # a product with 16 rows costs what 3 products with one row cost
 _NEAR = 1e-5  # correlations this near to the best, relative to the largest possible, are computed again in float64
 
 
@@ -180,7 +180,9 @@ class _Pursuit:
         if len(near) == 1:
             return int(near[0]), float(highest)
         residual = self._products.residual(self.support, self.x)
-        exact = (self._products.rows(near) * residual).sum(axis=1)
+        # They may be many, all of them where the goal is reached or 0
+        some = blocks(Part(self._products.features, near))
+        exact = np.concatenate([(rows * residual).sum(axis=1) for _, rows in some])
         return int(near[exact.argmax()]), float(exact.max())
 
     def _add(self, new: int, score: float) -> bool:

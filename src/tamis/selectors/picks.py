@@ -1,6 +1,6 @@
 """What every selector returns, and the steps that they share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,8 @@ class Picks:
         lengths = {len(values) for values in (self.indices, self.scores, self.weights) if values is not None}
         if len(lengths) != 1:
             raise ValueError(f"expected as many scores and weights as indices, got lengths {sorted(lengths)}")
-        if len(np.unique(self.indices)) != len(self.indices) or (self.indices < 0).any():
+        ordered = np.sort(self.indices)
+        if (ordered[1:] == ordered[:-1]).any() or (ordered[:1] < 0).any():
             raise ValueError("expected distinct pool positions from 0 up, got one twice or a negative one")
         if self.n_supported is not None and not 0 <= self.n_supported <= len(self):
             raise ValueError(f"expected n_supported from 0 to {len(self)}, got {self.n_supported}")
@@ -84,14 +85,29 @@ def nearest_target(
 
 def check_similarity(similarity: Float[np.ndarray, "target pool"], n_examples: int) -> None:
     """ValueError for a cell that is not finite, an empty matrix, or a number of examples that it cannot give."""
+    check_shape(similarity, n_examples)
+    for _ in finite_rows(similarity):
+        pass
+
+
+def check_shape(similarity: Float[np.ndarray, "target pool"], n_examples: int) -> None:
+    """ValueError for an empty matrix, or a number of examples that it cannot give."""
     n_target, n_pool = similarity.shape
     if n_target == 0:
         raise ValueError(f"expected a similarity with at least one target row, got shape {similarity.shape}")
     check_n_examples(n_examples, n_pool)
+
+
+def finite_rows(similarity: Float[np.ndarray, "target pool"]) -> Iterator[Float[np.ndarray, " pool"]]:
+    """Each target's row, checked while it is in the cache; ValueError for a cell that is not finite."""
+    zeros = np.zeros(similarity.shape[1], similarity.dtype)
     for target, row in enumerate(similarity):
-        if not np.isfinite(row).all():
+        with np.errstate(invalid="ignore"):
+            is_finite = row @ zeros == 0  # NaN · 0 and ∞ · 0 are NaN
+        if not is_finite:
             position = int(np.argmin(np.isfinite(row)))
             raise ValueError(f"expected finite similarities, got {row[position]} at [{target}, {position}]")
+        yield row
 
 
 def check_n_examples(n_examples: int, n_pool: int) -> None:

@@ -68,21 +68,44 @@ def dot(features: Rows, vectors: Float32[np.ndarray, "dim ..."]) -> Float32[np.n
 
 def mean(features: Rows) -> Float[np.ndarray, " dim"]:
     """The mean row, float64."""
+    return column_sums(features) / features.shape[0]
+
+
+def column_sums(features: Rows) -> Float[np.ndarray, " dim"]:
+    """The sum of all rows, float64."""
     total = np.zeros(features.shape[1])
     for _, rows in blocks(features):
         total += rows.sum(axis=0, dtype=np.float64)
-    return total / features.shape[0]
+    return total
 
 
 def equal_rows(features: Rows) -> tuple[Int64[np.ndarray, " pool"], Int64[np.ndarray, " copy"]]:
     """For each row the first one equal to it as float32, which may be itself; and the rows for which it is another.
 
     BLAS gives equal rows products that differ in the last bit, by where they lie in a block: a selector that breaks
-    ties by position must give them the first one's. Rows are compared by 128-bit digests; 16 bytes for each are held.
+    ties by position must give them the first one's. Rows that share their first two numbers with another are compared
+    by 128-bit digests; 24 bytes for each row are held.
     """
+    n_pool = features.shape[0]
+    heads = np.empty((n_pool, 2), np.float32)
+    for part, rows in blocks(features):
+        heads[part] = rows[:, :1]
+        heads[part, : rows.shape[1]] = rows[:, :2]
+    heads += np.float32(0)  # -0.0 is equal to 0.0
+    keys = heads.view(np.uint64)[:, 0]
+    ordered = np.sort(keys)
+    shared = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))
+    first = np.arange(n_pool)
+    if len(shared):
+        first[shared] = shared[_first_equal(Part(features, shared))]
+    return first, np.flatnonzero(first != np.arange(n_pool))
+
+
+def _first_equal(features: Rows) -> Int64[np.ndarray, " pool"]:
+    """For each row the first one with its digest."""
     digests = np.empty((features.shape[0], 2), np.uint64)
     for part, rows in blocks(features):
-        whole = np.ascontiguousarray(rows + np.float32(0))  # -0.0 is equal to 0.0
+        whole = np.ascontiguousarray(rows + np.float32(0))
         digest = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in whole)
         digests[part] = np.frombuffer(digest, np.uint64).reshape(-1, 2)
     order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: the first of equal rows comes first
@@ -91,7 +114,7 @@ def equal_rows(features: Rows) -> tuple[Int64[np.ndarray, " pool"], Int64[np.nda
     is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
     first = np.empty(len(order), np.int64)
     first[order] = order[is_new][np.cumsum(is_new) - 1]
-    return first, np.flatnonzero(first != np.arange(len(first)))
+    return first
 
 
 def check_features(features: Rows, n_examples: int) -> None:
@@ -106,11 +129,9 @@ def check_finite(features: Rows, positions: Int64[np.ndarray, " row"]) -> None:
     """ValueError that names the first number, of the rows at some positions, that is not finite as float32."""
     is_all = len(positions) == features.shape[0]
     for part, rows in blocks(features if is_all else Part(features, positions)):
-        with np.errstate(invalid="ignore"):  # ∞ − ∞
-            total = rows.sum(dtype=np.float64)
-        if not np.isfinite(total):
-            bad = ~np.isfinite(rows)
-            if bad.any():
-                row, column = np.argwhere(bad)[0].tolist()
-                place = positions[part.start + row]
-                raise ValueError(f"expected finite features, got {rows[row, column]} at [{place}, {column}]")
+        with np.errstate(invalid="ignore"):
+            products = rows @ np.zeros(rows.shape[1], np.float32)  # NaN · 0 and ∞ · 0 are NaN
+        if products.any():
+            row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+            place = positions[part.start + row]
+            raise ValueError(f"expected finite features, got {rows[row, column]} at [{place}, {column}]")

@@ -5,8 +5,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-from tamis.selectors.picks import Picks, best, check_similarity, highest
+from tamis.selectors.picks import Picks, best, check_shape, check_similarity, finite_rows, highest
 
+_BLOCK_CELLS = 1 << 18  # of similarities added up at once: 1 MB
 _REDUCE = ("group_mean_max", "mean", "max")
 
 
@@ -33,16 +34,16 @@ def top_k(
     >>> top_k(np.array([[0.1, 0.9, 0.3], [0.8, 0.2, 0.3]]), n_examples=2, groups=["a", "b"]).indices
     array([1, 0])
     """
-    check_similarity(similarity, n_examples)
+    check_shape(similarity, n_examples)
     n_target = len(similarity)
     if groups is not None and len(groups) != n_target:
         raise ValueError(f"expected one group label for each of {n_target} targets, got {len(groups)}")
     if reduce not in _REDUCE:
         raise ValueError(f"expected reduce to be one of {_REDUCE}, got {reduce!r}")
     if reduce == "max":
-        scores = highest(similarity)
+        scores = highest(finite_rows(similarity))
     elif reduce == "mean" or groups is None:
-        scores = _mean(similarity, range(n_target))
+        scores = _mean(similarity, list(range(n_target)))
     else:
         members: dict[Hashable, list[int]] = {}
         for target, label in enumerate(groups):
@@ -52,9 +53,13 @@ def top_k(
     return Picks(indices, scores[indices])
 
 
-def _mean(similarity: np.ndarray, rows: Sequence[int]) -> Float64[np.ndarray, " pool"]:
-    """Row by row, because the similarity may be on disk and larger than memory."""
-    total = np.zeros(similarity.shape[1])
-    for row in rows:
-        total += similarity[row]
+def _mean(similarity: np.ndarray, rows: list[int]) -> Float64[np.ndarray, " pool"]:
+    """A block of columns at a time, because the similarity may be on disk and larger than memory."""
+    total = np.empty(similarity.shape[1])
+    n_columns = max(1, _BLOCK_CELLS // len(rows))
+    for start in range(0, len(total), n_columns):
+        part = slice(start, start + n_columns)
+        np.add.reduce(similarity[rows, part], axis=0, dtype=np.float64, out=total[part])
+    if not np.isfinite(total).all():
+        check_similarity(similarity, 1)  # names the cell
     return total / len(rows)

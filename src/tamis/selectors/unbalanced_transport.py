@@ -10,6 +10,7 @@ from tamis.selectors.picks import Picks, best, check_similarity
 _BLOCK_BYTES = 1 << 20  # of one block of the plan, so that it stays in the cache
 _TOLERANCE = 1e-10  # of the logarithm of a target's scaling
 _MAX_PASSES = 10_000
+_LARGEST_EXPONENT = 300.0  # below it no product of the scalings and the kernel leaves float64's range
 
 
 def unbalanced_transport(
@@ -57,25 +58,35 @@ def _solve(
     The factor exp(−1/2ε) of the kernel is left to the scalings' constant: it moves log a and log b by 1/2ε each way.
     """
     n_target, n_pool = similarity.shape
-    log_a = -math.log(n_target)
-    log_b = -math.log(n_pool)
+    log_a, log_b = -math.log(n_target), -math.log(n_pool)
     # With a soft marginal the constant matters: exp(−C/ε)·a_t·b_j = exp(S/2ε)·exp(log_a + log_b − 1/2ε)
     constant = log_a + log_b - 1 / (2 * epsilon)
-    n_columns = max(1, _BLOCK_BYTES // (8 * n_target))
-    log_u = np.array([-float(row.max()) for row in similarity]) / (2 * epsilon) - constant
+    highest = np.array([row.max() for row in similarity], np.float64) / (2 * epsilon)
+    lowest = min(float(row.min()) for row in similarity) / (2 * epsilon)
+    log_u = -highest - constant
     log_mass = np.empty(n_pool)
+    room = np.empty((n_target, max(1, _BLOCK_BYTES // (8 * n_target))))
     for _ in range(_MAX_PASSES):
-        row_sums = np.zeros(n_target)
-        for start in range(0, n_pool, n_columns):
-            block = similarity[:, start : start + n_columns].astype(np.float64)
-            block /= 2 * epsilon
-            block += (log_u + constant)[:, None]
-            top = block.max(axis=0)
-            block -= top
-            np.exp(block, out=block)
+        shift = log_u + constant
+        is_small = max(-lowest - shift.min(), highest.max() + shift.max(), highest.max(), -lowest) < _LARGEST_EXPONENT
+        scaling, row_sums = np.exp(shift) if is_small else shift, np.zeros(n_target)
+        for start in range(0, n_pool, room.shape[1]):
+            part = similarity[:, start : start + room.shape[1]]
+            block = room[:, : part.shape[1]]
+            np.divide(part, 2 * epsilon, out=block, dtype=np.float64)
+            if is_small:
+                np.exp(block, out=block)
+                block *= scaling[:, None]
+                top = np.zeros(())
+            else:
+                block += shift[:, None]
+                top = block.max(axis=0)
+                block -= top
+                np.exp(block, out=block)
+            # Not by a matrix product, which gives equal columns sums that differ in the last bit
             log_received = top + np.log(block.sum(axis=0))
             log_v = pool_exponent * (log_b - log_received)
-            log_mass[start : start + n_columns] = log_v + log_received
+            log_mass[start : start + part.shape[1]] = log_v + log_received
             row_sums += block @ np.exp(log_v + top)
         step = target_exponent * (log_a - np.log(row_sums) + log_u) - log_u
         log_u = log_u + step
