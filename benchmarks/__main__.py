@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import features, published_way, selectors, sketch, store
+from benchmarks import features, published_way, select_store, selectors, sketch, store
 from benchmarks.common import Report, Settings, machine
 from benchmarks.workload import DEFAULTS
 from tamis.model.load import resolve_device
@@ -20,6 +20,7 @@ from tamis.model.load import resolve_device
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "features": features.run,
     "published_way": published_way.run,
+    "select_store": select_store.run,
     "selectors": selectors.run,
     "selectors_density": selectors.run_density,
     "selectors_pursuit": selectors.run_pursuit,

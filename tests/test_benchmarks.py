@@ -8,6 +8,7 @@ RATIOS = {"ratio (min)", "ratio (median)"}
 NUMBERS = {
     "features": {"plain examples/s", "tamis examples/s", "tamis tokens/s"} | RATIOS,
     "published_way": {"published examples/s", "tamis examples/s"} | RATIOS,
+    "select_store": {"seconds", "peak MB", "the same in memory"},
     "selectors": {"tamis seconds", "plain seconds", "same picks"} | RATIOS,
     "selectors_density": {"tamis seconds", "plain seconds", "tamis GFLOP/s", "product GFLOP/s"} | RATIOS,
     "selectors_pursuit": {"tamis seconds", "products seconds", "gain of computing ahead"} | RATIOS,
