@@ -5,7 +5,7 @@ other coresets, and of random picks of the same number (mean, lowest and highest
 
     mean             a = Σ aᵢ / n over the picks
     weighted mean    a = Σ wᵢaᵢ / Σ wᵢ, where the method gives weights
-    of best length   a = s·Σ wᵢaᵢ with the best s: the ridge of a pursuit makes weights too small
+    … best length    a times the best factor: only the direction counts
     NNLS             a = Σ xᵢaᵢ with the best x ≥ 0 of these rows, a true non-negative least-squares solve
 """
 
@@ -46,30 +46,30 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _distances(features: np.ndarray, goal: np.ndarray, picks: Mapping[str, Picks], n: int) -> Table:
-    table = Table(
-        "picks", "weighted mean", "of best length", "mean", "NNLS", title=f"{n:,} picks, distance to the mean"
-    )
+    columns = ("picks", "weighted mean", "… best length", "mean", "… best length", "NNLS")
+    table = Table(*columns, title=f"{n:,} picks, distance to the mean")
     chance = []
     for name, picked in picks.items():
         rows = features[picked.indices].astype(np.float64)
         _, residual = nnls(rows.T, goal)
-        plain, solved = _distance(rows.mean(axis=0), goal), residual / float(np.linalg.norm(goal))
+        plain = (*_relative(rows.mean(axis=0), goal), residual / float(np.linalg.norm(goal)))
         if name.startswith("random"):
-            chance.append((plain, solved))
-        elif picked.weights is None:
-            table.add_row(name, "", "", f"{plain:.3f}", f"{solved:.3f}")
-        else:
-            total = picked.weights @ rows
-            scaled = total * (total @ goal) / (total @ total)
-            distances = (_distance(total / picked.weights.sum(), goal), _distance(scaled, goal), plain, solved)
-            table.add_row(name, *(f"{distance:.3f}" for distance in distances))
+            chance.append(plain)
+            continue
+        weights = picked.weights
+        weighted = (
+            ["", ""] if weights is None else [f"{d:.3f}" for d in _relative(weights @ rows / weights.sum(), goal)]
+        )
+        table.add_row(name, *weighted, *(f"{distance:.3f}" for distance in plain))
     by_chance = (f"{np.mean(d):.3f} ({min(d):.3f} to {max(d):.3f})" for d in zip(*chance, strict=True))
     table.add_row(f"random, {len(chance)} seeds", "", "", *by_chance)
     return table
 
 
-def _distance(found: np.ndarray, goal: np.ndarray) -> float:
-    return float(np.linalg.norm(found - goal) / np.linalg.norm(goal))
+def _relative(found: np.ndarray, goal: np.ndarray) -> tuple[float, ...]:
+    """The relative distance as it is, and at the best length."""
+    scaled = found * (found @ goal) / (found @ found)
+    return tuple(float(np.linalg.norm(a - goal) / np.linalg.norm(goal)) for a in (found, scaled))
 
 
 def _sources(sources: Sequence[str], picks: Mapping[str, Picks]) -> Table:

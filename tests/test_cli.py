@@ -44,6 +44,7 @@ def test_version(cli: Cli) -> None:
     [
         ("--pool a b c --budget 5", "--pool a --pool b --pool c --budget 5"),
         ("--pool a --target t u", "--pool a --target t --target u"),
+        ("--evaluation a b --include i j --out o", "--evaluation a --evaluation b --include i --include j --out o"),
         ("--pool a b run.yaml", "--pool a --pool b run.yaml"),
         ("run.yaml --pool a b pick.budget=5", "run.yaml --pool a --pool b pick.budget=5"),
         ("--pool a b=c seed=1 d", "--pool a b=c seed=1 d"),

@@ -77,6 +77,7 @@ RemoteCode = Annotated[
 ]
 ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
 
+_OF_SEVERAL_FILES = ("--pool", "--target", "--evaluation", "--include", "--exclude")
 _NAMED = re.compile(r"[\w-]+=")
 
 KEYS = {
@@ -361,7 +362,7 @@ def spread(arguments: list[str]) -> list[str]:
     option: str | None = None
     for argument in arguments:
         if argument.startswith("-"):
-            option = argument if argument in ("--pool", "--target") else None
+            option = argument if argument in _OF_SEVERAL_FILES else None
         elif option is not None and out[-1] != option:
             if "=" in argument or argument.endswith((".yaml", ".yml")):
                 option = None
