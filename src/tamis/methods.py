@@ -56,7 +56,7 @@ SELECTORS = {
     "round_robin": Selector("tamis.selectors:round_robin", ("similarity", "memory_bytes")),
     "unbalanced_transport": Selector(
         "tamis.selectors:unbalanced_transport",
-        ("similarity",),
+        ("similarity", "memory_bytes"),
         {"epsilon": float, "target_weight": float, "pool_weight": float},
     ),
     "knn_uniform": Selector("tamis.selectors:knn_uniform", ("similarity",), _KNN),

@@ -52,6 +52,7 @@ SELECTORS: dict[str, Select] = {
     "round_robin": lambda s, n: round_robin(s, n_examples=n),
     "round_robin, little memory": lambda s, n: round_robin(s, n_examples=n, memory_bytes=8),
     "unbalanced_transport": lambda s, n: unbalanced_transport(s, n_examples=n),
+    "unbalanced_transport, little memory": lambda s, n: unbalanced_transport(s, n_examples=n, memory_bytes=0),
     "knn_uniform": lambda s, n: knn_uniform(s, n_examples=n, n_neighbors=4),
     "knn_kde": kde,
     "k_center": lambda s, n: k_center(features(s), n_examples=n, seed=3),
@@ -65,7 +66,12 @@ SELECTORS: dict[str, Select] = {
 OF_ROWS = {"k_center", "herding", "facility_location", "matching_pursuit", "tagcos"}
 USING_SIMILARITY = {n: select for n, select in SELECTORS.items() if n not in OF_ROWS and not n.startswith("random")}
 NESTED = SELECTORS.keys() - {"matching_pursuit", "tagcos"}
-TIED = {"knn_uniform", "knn_kde", "unbalanced_transport"}  # a target gives all it has: many masses are equal
+TIED = {
+    "knn_uniform",
+    "knn_kde",
+    "unbalanced_transport",
+    "unbalanced_transport, little memory",
+}  # a target gives all it has: many masses are equal
 DRAWN = {"k_center", "random", "random balanced"}  # the first of them, or all, by a seed and by position
 # facility_location has ties by its nature: of two rows each covers the other
 IN_ANY_ORDER = SELECTORS.keys() - DRAWN - {"facility_location"}

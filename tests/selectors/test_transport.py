@@ -16,7 +16,7 @@ def made_up(n_target: int = 5, n_pool: int = 60, seed: int = 0) -> np.ndarray:
 def plan(similarity: np.ndarray, epsilon: float, target_weight: float, pool_weight: float) -> np.ndarray:
     """The plan in full, from the target's scalings and the pool's masses."""
     exponents = _exponent(target_weight, epsilon), _exponent(pool_weight, epsilon)
-    log_u, log_mass = _solve(similarity, epsilon, *exponents)
+    log_u, log_mass = _solve(similarity, epsilon, *exponents, memory_bytes=0)
     share = similarity.astype(np.float64) / (2 * epsilon) + log_u[:, None]
     share -= np.logaddexp.reduce(share, axis=0)
     return np.exp(share + log_mass)
@@ -104,3 +104,12 @@ def test_says_so_when_the_scalings_do_not_converge(monkeypatch) -> None:
 
 def test_picks_what_the_published_code_picks(golden) -> None:
     assert unbalanced_transport(golden.similarity, n_examples=300).indices.tolist() == golden.picks["uot"]
+
+
+@pytest.mark.parametrize("size", [1.0, 40.0])
+def test_memory_changes_no_number(size: float) -> None:
+    """With similarities of 40 the kernel leaves the range in which it is held."""
+    similarity = (size * np.random.default_rng(3).uniform(-1, 1, (5, 400))).astype(np.float32)
+    little, much = (unbalanced_transport(similarity, n_examples=400, memory_bytes=m) for m in (0, 1 << 20))
+    np.testing.assert_array_equal(little.indices, much.indices)
+    np.testing.assert_array_equal(little.scores, much.scores)

@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
 
 from tamis.selectors.picks import Picks
 from tamis.selectors.rows import Part, Rows, blocks, check_features, dot
@@ -146,7 +146,7 @@ class _Pursuit:
     """One pursuit: its support, coefficients x, and the Cholesky factor of A_S A_Sᵀ + ridge·I, which grows."""
 
     def __init__(self, products: _Products, is_free: np.ndarray, ridge: float) -> None:
-        self._products, self._is_free, self._ridge = products, is_free, ridge
+        self._products, self._taken, self._ridge = products, np.flatnonzero(~is_free), ridge
         self.support = np.empty(0, np.int64)
         self.scores = np.empty(0)
         self.x = np.empty(0)
@@ -174,7 +174,7 @@ class _Pursuit:
     def _best(self) -> tuple[int, float]:
         """The row with the largest ⟨a_i, r⟩; near ties are decided in float64, so that equal rows tie."""
         self._correlations = self._products.correlations(self.support, self.x)
-        self._correlations[~self._is_free] = -np.inf
+        self._correlations[self._taken] = -np.inf
         highest = self._correlations.max()
         near = np.flatnonzero(self._correlations >= highest - _NEAR * self._products.largest)
         if len(near) == 1:
@@ -197,8 +197,8 @@ class _Pursuit:
             self.x = self._products.goal @ self._products.rows(self.support).T / own if own > 0 else np.zeros(1)
             return True
         while True:
-            half = solve_triangular(self._factor, self._with_goal(), lower=True, check_finite=False)
-            self.x = solve_triangular(self._factor, half, lower=True, trans="T", check_finite=False)
+            half, _ = dtrtrs(self._factor, self._with_goal(), lower=1)
+            self.x, _ = dtrtrs(self._factor, half, lower=1, trans=1)
             if (self.x >= 0).all() or len(self.x) == 1:
                 break
             self._drop(int(self.x.argmin()))
@@ -217,7 +217,7 @@ class _Pursuit:
 
     def _grow(self, products: Float64[np.ndarray, " row_and_new"]) -> None:
         n = len(products) - 1
-        side = solve_triangular(self._factor, products[:-1], lower=True, check_finite=False) if n else np.empty(0)
+        side = dtrtrs(self._factor, products[:-1], lower=1)[0] if n else np.empty(0)
         # Positive but for rounding, which may say otherwise of a row that is in the span of the others (ridge 0)
         corner = max(products[-1] + self._ridge - side @ side, np.finfo(np.float32).eps * products[-1])
         grown = np.zeros((n + 1, n + 1), order="F")

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 
 from tamis.selectors.picks import Picks, best, check_shape, check_similarity, finite_rows, highest
 
-_BLOCK_CELLS = 1 << 18  # of similarities added up at once: 1 MB
+_BLOCK_CELLS = 1 << 20  # of similarities added up at once: 4 MB
 _REDUCE = ("group_mean_max", "mean", "max")
 
 
