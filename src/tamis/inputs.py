@@ -48,6 +48,7 @@ class Inputs:
     def __init__(self, config: Config, note: Callable[[str], None]) -> None:
         self._config, self._note = config, note
         self._encoded: dict[str, Encoded | str] = {}
+        self._n_supervised: dict[str, int] = {}
         self._skipped: dict[str, list[tuple[str, int, str]]] = {}
         self.rejected: list[Rejected] = []
         self.files: list[FileReport] = []
@@ -224,8 +225,10 @@ class Inputs:
 
     def n_supervised(self, example: Example) -> int:
         """Supervised tokens of an example; 0 where it cannot be rendered."""
-        encoded = self.encode(example)
-        return 0 if isinstance(encoded, str) else encoded.n_supervised
+        if example.id not in self._n_supervised:
+            encoded = self.encode(example)
+            self._n_supervised[example.id] = 0 if isinstance(encoded, str) else encoded.n_supervised
+        return self._n_supervised[example.id]
 
     def warmup_rows(self) -> list[tuple[Example, Encoded]]:
         """The pool rows the warm-up trains on: the first usable ones of a seeded permutation."""

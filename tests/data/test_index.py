@@ -15,7 +15,7 @@ from tamis.data.pool import Pool
 from tamis.errors import InputError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-CALLS = st.none() | st.lists(st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=3), min_size=1).map(tuple)
+CALLS = st.none() | st.lists(st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=3), max_size=3).map(tuple)
 MESSAGES = st.lists(st.builds(Message, TEXT, TEXT, CALLS, st.booleans()), min_size=1, max_size=3)
 EXAMPLES = st.lists(
     st.builds(

@@ -158,3 +158,5 @@ def test_a_graph_that_does_not_fit_is_refused_before_any_work() -> None:
     assert len(facility_location(rows, n_examples=3, n_neighbors=10, memory_bytes=16_000)) == 3
     with pytest.raises(ValueError, match=r"got 1\.76e-05 GB for 11 neighbours of 100 rows; lower n_neighbors to 10"):
         facility_location(rows, n_examples=3, n_neighbors=11, memory_bytes=16_000)
+    with pytest.raises(ValueError, match="for 1 neighbours of 100 rows; raise the memory"):
+        facility_location(rows, n_examples=3, n_neighbors=1, memory_bytes=100)

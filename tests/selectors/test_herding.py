@@ -104,3 +104,10 @@ def test_names_the_cell_that_is_not_finite() -> None:
 def test_the_example_in_the_docstring_holds() -> None:
     result = doctest.testmod(importlib.import_module("tamis.selectors.herding"))
     assert (result.attempted > 0, result.failed) == (True, 0)
+
+
+def test_float64_rows_are_those_rows_as_float32() -> None:
+    for seed in range(50):
+        rows = np.random.default_rng(seed).integers(-5, 6, (12, 3)) * 0.1  # many ties, none of them exact in float64
+        found, expected = herding(rows, n_examples=12), herding(rows.astype(np.float32), n_examples=12)
+        assert found.indices.tolist() == expected.indices.tolist()

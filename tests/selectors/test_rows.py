@@ -105,3 +105,10 @@ def test_names_one_of_two_infinities_and_what_float32_cannot_hold() -> None:
 
 def test_large_finite_values_are_finite() -> None:
     check_features(np.full((4, 4), 3e38, np.float32), 4)
+
+
+def test_the_row_that_is_not_finite_is_named_in_any_order_of_positions() -> None:
+    rows = np.zeros((4, 2), np.float32)
+    rows[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"got nan at \[3, 1\]"):
+        check_finite(rows, np.array([3, 1, 2, 0]))

@@ -49,3 +49,10 @@ def test_picks_what_the_published_less_picks(golden) -> None:
 def test_max_picks_what_the_published_greedy_picks(golden) -> None:
     picks = top_k(golden.similarity, n_examples=300, reduce="max")
     assert picks.indices.tolist() == golden.picks["doubly_greedy"]
+
+
+def test_equal_columns_tie_also_where_the_last_stands_alone_in_its_block() -> None:
+    similarity = np.random.default_rng(1).normal(size=(100, 10486)) * 0.1
+    similarity[:, 0] += 1
+    similarity[:, -1] = similarity[:, 0]
+    assert top_k(similarity, n_examples=2).indices.tolist() == [0, 10485]

@@ -76,14 +76,14 @@ class Index(Sequence[Example]):
         )
         source, group, file = (self._names[self._codes[name][position]] for name in _LABELS)
         return Example(
-            tuple(Message(role, text, calls and tuple(calls), in_loss) for role, text, calls, in_loss in messages),
+            tuple(Message(role, text, _tuple(calls), in_loss) for role, text, calls, in_loss in messages),
             self._ids[_ID_BYTES * position : _ID_BYTES * (position + 1)].hex(),
             row_id,
             source,
             group,
             file,
             self._rows[position],
-            tools and tuple(tools),
+            _tuple(tools),
             line_digest,
             self._instances[position] or None,
         )
@@ -93,6 +93,10 @@ class Index(Sequence[Example]):
         if code == len(self._names):
             self._names.append(label)
         return code
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
 
 
 class _Spool:

@@ -9,6 +9,7 @@ from tamis.selectors.rows import Rows, check_finite, equal_rows
 
 _BLOCK_ROWS = 512  # a block of similarities is 1 MB
 _WHOLE_CELLS = 1 << 22  # of the similarities of some rows to all: 16 MB
+_MIN_ROWS = 64  # a product of fewer rows is slow
 _SAMPLE_ROWS = 512
 _N_PIVOTS = 64
 
@@ -29,18 +30,18 @@ def density(
     Only rows with d < σ²/2 count. So the sum over all of them is the sum over the nearest, but where more than
     n_neighbors are that close. Rows of which a sample says so are compared with all others, and these partly sorted;
     pairs of the rest are computed once, and rows that the sample missed are done again. Products are float32; features
-    are held if they fit in `memory_bytes`, and else read again for every block. Equal rows have equal densities.
+    are held if they fit in half of `memory_bytes`, else read again for every block. Equal rows have equal densities.
     ValueError for features that are not finite.
     """
     for rows_of_one in features:
         check_finite(rows_of_one, positions)
-    source = _Blocks(features, lr_weights, positions, 2 / bandwidth**2, memory_bytes // 2)
+    source = _Blocks(features, lr_weights, positions, 2 / bandwidth**2, memory_bytes)
     n_rows = len(positions)
     total, n_close = np.zeros(n_rows), np.zeros(n_rows, np.int64)
     is_crowded = _are_crowded(source, n_neighbors)
     crowded, others = np.flatnonzero(is_crowded), np.flatnonzero(~is_crowded)
     of_crowded = np.zeros(n_rows)
-    for batch in _batches(crowded, n_rows, memory_bytes):
+    for batch in _batches(crowded, source.n_whole):
         kernel, columns = source.with_all(batch)
         if len(others):
             positive = np.maximum(kernel, 0)
@@ -48,11 +49,11 @@ def density(
             n_close[columns] += _n_positive(positive)[1]
         of_crowded[batch] = _sum_of_highest(kernel, n_neighbors)
     total[crowded] = of_crowded[crowded]
-    for start in range(0, len(others), _BLOCK_ROWS):
-        mine = others[start : start + _BLOCK_ROWS]
+    for start in range(0, len(others), source.n_block):
+        mine = others[start : start + source.n_block]
         rows = source[mine]
-        for other in range(start, len(others), _BLOCK_ROWS):
-            theirs = others[other : other + _BLOCK_ROWS]
+        for other in range(start, len(others), source.n_block):
+            theirs = others[other : other + source.n_block]
             kernel = source.kernel(rows, source[theirs])
             if other == start:
                 np.fill_diagonal(kernel, 1)  # a row is its own neighbour, whatever rounding says
@@ -66,7 +67,7 @@ def density(
                 total[theirs] += np.ones(len(mine), np.float32) @ kernel
                 n_close[theirs] += n_in_column
     missed = others[n_close[others] > n_neighbors]
-    for batch in _batches(missed, n_rows, memory_bytes):
+    for batch in _batches(missed, source.n_whole):
         total[batch] = _sum_of_highest(source.with_all(batch)[0], n_neighbors)
     first, copies = equal_rows(source)
     total[copies] = total[first[copies]]
@@ -75,9 +76,7 @@ def density(
     return in_order
 
 
-def _batches(rows: Int64[np.ndarray, " row"], n_columns: int, memory_bytes: int) -> Iterator[np.ndarray]:
-    """So many rows that their similarities to all fit."""
-    n_at_once = max(1, min(_WHOLE_CELLS, memory_bytes // 16) // n_columns)
+def _batches(rows: Int64[np.ndarray, " row"], n_at_once: int) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), n_at_once):
         yield rows[start : start + n_at_once]
 
@@ -106,7 +105,7 @@ class _Blocks:
         lr_weights: np.ndarray,
         positions: np.ndarray,
         steepness: float,
-        held_bytes: int,
+        memory_bytes: int,
     ) -> None:
         self._features, self._positions = features, positions
         self._scales = np.sqrt(np.asarray(lr_weights, np.float64) * steepness)
@@ -115,18 +114,26 @@ class _Blocks:
         self.shape = (len(positions), self._dim + 1)
         self._held: np.ndarray | None = None
         self.order = np.arange(len(positions))
-        if 4 * len(positions) * (self._dim + 1) <= held_bytes // 2:  # twice while they are put in order
-            self._held = self._read(positions)
+        cells = memory_bytes // 12  # of the similarities of some rows to all: tiles, whole, and those above 0
+        if 4 * len(positions) * (self._dim + 1) <= memory_bytes // 2:
+            self.n_block = _BLOCK_ROWS
             self.order = self._by_pivot()
-            self._held = self._held[self.order]
+            self._positions = positions[self.order]
+            self._held = self._read(self._positions)
+            n_whole = max(min(_MIN_ROWS, cells // len(positions)), min(_WHOLE_CELLS, cells) // len(positions))
+        else:  # the larger the blocks, the fewer passes over what is not held
+            fitting = min(int(np.sqrt(memory_bytes / 64)), memory_bytes // (32 * (self._dim + 1)))
+            self.n_block = max(_BLOCK_ROWS, fitting)
+            n_whole = cells // len(positions)
+        self.n_whole = max(1, n_whole)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Float32[np.ndarray, "row dim_and_1"]:
         return self._read(self._positions[rows]) if self._held is None else self._held[rows]
 
     def __iter__(self) -> Iterator[tuple[int, Float32[np.ndarray, "row dim_and_1"]]]:
         """Blocks of rows, each with its first row."""
-        for start in range(0, len(self._positions), _BLOCK_ROWS):
-            yield start, self[start : start + _BLOCK_ROWS]
+        for start in range(0, len(self._positions), self.n_block):
+            yield start, self[start : start + self.n_block]
 
     def with_all(self, rows: np.ndarray) -> tuple[Float32[np.ndarray, "row close"], Int64[np.ndarray, " close"]]:
         """1 − 2d/σ² of some rows to those to which any of them is close, and which those are; 1 to itself."""
@@ -153,8 +160,8 @@ class _Blocks:
 
     def _by_pivot(self) -> Int64[np.ndarray, " row"]:
         """An order in which rows that are close stand together: by the nearest of some pivots, then by nearness."""
-        assert self._held is not None
-        pivots = self._held[:: max(1, len(self._held) // _N_PIVOTS)]
+        n_rows = len(self._positions)
+        pivots = self[np.arange(0, n_rows, max(1, n_rows // _N_PIVOTS))]
         kernel = np.concatenate([self.kernel(rows, pivots) for _, rows in self])
         return np.lexsort((-kernel.max(axis=1), kernel.argmax(axis=1)))
 

@@ -41,9 +41,10 @@ def facility_location(
     n_bytes = 2 * 8 * features.shape[0] * n_neighbors
     if memory_bytes is not None and n_bytes > memory_bytes:
         fitting = memory_bytes // (2 * 8 * features.shape[0])
+        remedy = f"lower n_neighbors to {fitting} or raise the memory" if fitting else "raise the memory"
         raise ValueError(
             f"expected a graph of up to {memory_bytes / 1e9:.3g} GB, got {n_bytes / 1e9:.3g} GB for {n_neighbors} "
-            f"neighbours of {features.shape[0]:,} rows; lower n_neighbors to {fitting} or raise the memory"
+            f"neighbours of {features.shape[0]:,} rows; {remedy}"
         )
     graph = _graph(features, n_neighbors)
     covered = np.zeros(features.shape[0])

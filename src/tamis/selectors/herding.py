@@ -34,5 +34,5 @@ def herding(features: Rows, *, n_examples: int) -> Picks:
         pick = int(gain.argmax())
         indices[rank], scores[rank] = pick, float(gain[pick]) / (n_pool * (rank + 1))
         lacking += total
-        lacking -= n_pool * np.asarray(features[pick : pick + 1], np.float64)[0]
+        lacking -= n_pool * np.asarray(features[pick : pick + 1], np.float32)[0].astype(np.float64)
     return Picks(indices, scores)

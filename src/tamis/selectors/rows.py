@@ -127,7 +127,7 @@ def check_features(features: Rows, n_examples: int) -> None:
 
 def check_finite(features: Rows, positions: Int64[np.ndarray, " row"]) -> None:
     """ValueError that names the first number, of the rows at some positions, that is not finite as float32."""
-    is_all = len(positions) == features.shape[0]
+    is_all = np.array_equal(positions, np.arange(features.shape[0]))
     for part, rows in blocks(features if is_all else Part(features, positions)):
         with np.errstate(invalid="ignore"):
             products = rows @ np.zeros(rows.shape[1], np.float32)  # NaN · 0 and ∞ · 0 are NaN

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 
 from tamis.selectors.picks import Picks, best, check_shape, check_similarity, finite_rows, highest
 
-_BLOCK_CELLS = 1 << 20  # of similarities added up at once: 4 MB
+_BLOCK_CELLS = 1 << 19  # of similarities added up at once: 2 MB
 _REDUCE = ("group_mean_max", "mean", "max")
 
 
@@ -59,7 +59,10 @@ def _mean(similarity: np.ndarray, rows: list[int]) -> Float64[np.ndarray, " pool
     n_columns = max(1, _BLOCK_CELLS // len(rows))
     for start in range(0, len(total), n_columns):
         part = slice(start, start + n_columns)
-        np.add.reduce(similarity[rows, part], axis=0, dtype=np.float64, out=total[part])
+        block = similarity[rows, part]
+        if block.shape[1] == 1:
+            block = np.repeat(block, 2, axis=1)  # a single column would be added up in another order
+        total[part] = np.add.reduce(block, axis=0, dtype=np.float64)[: len(total[part])]
     if not np.isfinite(total).all():
         check_similarity(similarity, 1)  # names the cell
     return total / len(rows)
