@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
 from tamis.config import Config, home, memory_bytes
 from tamis.data.export import write_rejected
@@ -83,63 +82,10 @@ class Pipeline:
     # ---- warm up ---------------------------------------------------------------------------------------------------
 
     def warm_up(self) -> list["Checkpoint"]:
-        """Checkpoints of a LoRA warm-up on a seeded share of the pool, trained where the workspace lacks them."""
-        from tamis.model.checkpoint import TrainSettings, finished_checkpoints
-        from tamis.model.foreign import given_checkpoints
-        from tamis.model.load import LoraSettings, add_lora, load_base
+        """Checkpoints of a warm-up on a seeded share of the pool, trained where the workspace lacks them."""
+        from tamis.warming import warm_up
 
-        warmup, inputs = self.config.warmup, self.inputs
-        if warmup.checkpoints is not None:
-            folder, imports = home(warmup.checkpoints), self.workspace / "checkpoints"
-            found = given_checkpoints(folder, inputs.source, inputs.base_digest, imports, self.progress.note)
-            inputs.check_base(found[0].base_digest, warmup.checkpoints)
-            return found
-        rows = inputs.warmup_rows()
-        if warmup.warmup_ratio and warmup.epochs == 1 and len(rows) <= warmup.batch_size:
-            raise InputError(
-                f"the warm-up on {len(rows)} rows has one step, whose learning rate is 0 because it is the first: "
-                "set warmup.epochs=2, or warmup.warmup_ratio=0"
-            )
-        settings = TrainSettings(
-            epochs=warmup.epochs,
-            learning_rate=warmup.learning_rate,
-            batch_size=warmup.batch_size,
-            micro_batch_size=warmup.micro_batch_size,
-            warmup_ratio=warmup.warmup_ratio,
-            weight_decay=warmup.weight_decay,
-            seed=self.config.seed,
-            activation_checkpointing=warmup.activation_checkpointing,
-        )
-        lora = LoraSettings(warmup.lora_rank, warmup.lora_alpha, warmup.lora_dropout, warmup.lora_targets)
-        name = digest(
-            inputs.base_digest, inputs.chat.fingerprint, inputs.dtype, lora, settings, [e.id for e, _ in rows]
-        )
-        folder = self.workspace / "checkpoints" / name
-        done = finished_checkpoints(folder)
-        if len(done) == warmup.epochs:
-            self.progress.note(f"warm-up: {warmup.epochs} epochs found in {folder}")
-            return done
-        self.progress.note(
-            f"warm-up: {len(rows):,} examples, {warmup.epochs} epochs" + (f", {len(done)} done before" if done else "")
-        )
-        n_tokens = warmup.epochs * sum(len(encoded.input_ids) for _, encoded in rows)
-        from tamis.model.train import train
-        from tamis.representations.gradient import check_layers
-
-        folder.mkdir(parents=True, exist_ok=True)
-        # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
-        with FileLock(folder / "lock"), self._stage("warm up", n_tokens) as advance:
-            model = add_lora(load_base(inputs.source), lora, self.config.seed)
-            check_layers(model)
-            return train(
-                model,
-                [encoded for _, encoded in rows],
-                settings,
-                folder,
-                base_digest=inputs.base_digest,
-                advance=advance,
-                note=self.progress.note,
-            )
+        return warm_up(self.config, self.inputs, self.workspace, self.stage, self.progress.note)
 
     # ---- candidates ------------------------------------------------------------------------------------------------
 
@@ -201,7 +147,7 @@ class Pipeline:
                 note=self.progress.note,
             )
             n_tokens = sum(len(e.input_ids) for e in encode.values() if not isinstance(e, str))
-            with self._stage(name, n_tokens) as advance:
+            with self.stage(name, n_tokens) as advance:
                 # Another run may be filling this store: each starts somewhere else and passes over what is there.
                 start = random.SystemRandom().randrange(len(shards))
                 for _ in self.engine.run(make, shards[start:] + shards[:start], advance):
@@ -242,7 +188,7 @@ class Pipeline:
 
     def _scored(self, name: str, targets: Pool, pool: Pool, fill: Callable[[np.ndarray], None]) -> Similarity:
         path = self.workspace / "similarity" / f"{name}.npy"
-        return kept_similarity(path, targets, pool, fill, lambda: self._stage("score", 0))
+        return kept_similarity(path, targets, pool, fill, lambda: self.stage("score", 0))
 
     @cached_property
     def target_rows(self) -> Rows:
@@ -301,7 +247,7 @@ class Pipeline:
             elif self.inputs.has_target:
                 self.progress.note(f"{self.method.name} does not look at the target, but for leaks")
         parts = self._targets_of(targets)
-        with self._stage("pick", 0):
+        with self.stage("pick", 0):
             rankings = [
                 Ranking(name, weight, selector.nested, partial(self._rank, scored, pool, part))
                 for name, weight, part in parts
@@ -406,7 +352,8 @@ class Pipeline:
                 write_rejected(folder / "rejected.jsonl", self.inputs.rejected)
 
     @contextmanager
-    def _stage(self, name: str, n_tokens: int) -> Iterator[Advance]:
+    def stage(self, name: str, n_tokens: int) -> Iterator[Advance]:
+        """A stage whose seconds are counted; n_tokens 0: not known."""
         start = time.perf_counter()
         with self.progress.stage(name, n_tokens) as advance:
             yield advance

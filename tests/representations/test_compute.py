@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tamis.data.chat import Encoded
 from tamis.errors import DamagedError, ModelError
 from tamis.model.batch import Batch, collate, example_losses
-from tamis.model.checkpoint import Checkpoint, read_checkpoint
-from tamis.model.load import ModelSource, attach_adapter, load_base, trainable
+from tamis.model.checkpoint import Checkpoint, load_model_at, read_checkpoint
+from tamis.model.load import ModelSource, trainable
 from tamis.representations import compute, gradient
 from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
 from tamis.store import FeatureStore
@@ -71,7 +71,7 @@ def fill(tmp_path: Path) -> Callable[..., FeatureStore]:
 def test_rows_are_the_unit_gradients_and_their_norms(
     fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any]
 ) -> None:
-    model = attach_adapter(load_base(recipe.source), recipe.checkpoint.folder)
+    model = load_model_at(recipe.source, recipe.checkpoint)
     parameters = trainable(model)
     assert recipe.dim == sum(parameter.numel() for parameter in parameters.values())
     store = fill(recipe, rows, batch_tokens=40)
@@ -116,13 +116,13 @@ def test_a_zero_gradient_is_skipped(
     fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def zeroed(*given: Any) -> torch.nn.Module:
-        model = attach_adapter(*given)
+        model = load_model_at(*given)
         with torch.no_grad():
             for parameter in trainable(model).values():
                 parameter.zero_()
         return model
 
-    monkeypatch.setattr(compute, "attach_adapter", zeroed)
+    monkeypatch.setattr(compute, "load_model_at", zeroed)
     assert fill(recipe, rows).skipped() == dict.fromkeys(IDS, "the gradient is zero")
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tamis.errors import DamagedError, StoreError
-from tamis.model.load import trainable
+from tamis.model.load import ModelSource, attach_adapter, load_base, trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise StoreError(f"{folder}: no checkpoint here (no checkpoint.json); `tamis warmup` makes them") from error
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DamagedError(f"{path}: cannot be read ({error}); remove {folder} and run `tamis warmup` again") from error
+
+
+def load_model_at(source: ModelSource, checkpoint: Checkpoint) -> nn.Module:
+    """The model as it was at a checkpoint, in evaluation mode; what was trained is trainable, in the base's dtype."""
+    load_weights(checkpoint)  # a damaged file is named before PEFT stumbles over it
+    return attach_adapter(load_base(source), checkpoint.folder)
 
 
 def finished_checkpoints(folder: Path) -> list[Checkpoint]:

@@ -10,13 +10,11 @@ import torch
 from tamis.data.chat import Encoded
 from tamis.errors import ModelError
 from tamis.model.batch import Attempts, is_out_of_memory, token_batches
-from tamis.model.checkpoint import Checkpoint, load_moments, load_weights
+from tamis.model.checkpoint import Checkpoint, load_model_at, load_moments, load_weights
 from tamis.model.load import (
     ModelSource,
-    attach_adapter,
     enable_activation_checkpointing,
     input_device,
-    load_base,
     trainable,
 )
 from tamis.representations.adam import Direction, Form
@@ -73,8 +71,7 @@ def fill_shards(
     left alone. Where memory runs out, the shard is computed again in batches of half the tokens, and so are those after
     it; `note` gets a sentence about that. ModelError where even single rows are too much.
     """
-    load_weights(recipe.checkpoint)  # a damaged file is named before PEFT stumbles over it
-    model = attach_adapter(load_base(recipe.source), recipe.checkpoint.folder)
+    model = load_model_at(recipe.source, recipe.checkpoint)
     device = input_device(model)
     if activation_checkpointing:
         enable_activation_checkpointing(model)

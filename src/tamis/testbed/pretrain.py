@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -23,6 +24,10 @@ from tamis.testbed.generate import make_pool, make_target
 from tamis.testbed.skills import SKILLS
 from tamis.testbed.topics import HELD_OUT_TOPICS, TOPICS
 
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 160, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "larger": {"hidden_size": 256, "intermediate_size": 576, "num_hidden_layers": 5, "num_attention_heads": 8},
+}
 BOS, EOS, PAD = "<|begin|>", "<|endoftext|>", "<|pad|>"
 SPECIAL_TOKENS = [PAD, BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>"]
 ALL_TOPICS = TOPICS | HELD_OUT_TOPICS
@@ -99,6 +104,7 @@ def main() -> None:
     """Train the tokenizer, then the model, and save both."""
     parser = argparse.ArgumentParser(description="Pretrain the testbed's model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -108,10 +114,7 @@ def main() -> None:
     tokenizer = train_tokenizer(random.Random(arguments.seed), vocab_size=1024)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=320,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        **SIZES[arguments.size],
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -127,7 +130,8 @@ def main() -> None:
     )
     start = time.monotonic()
     for step, batch in enumerate(batches(tokenizer, random.Random(arguments.seed + 1), 16, 128), 1):
-        loss = model(input_ids=batch, labels=batch).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.size == "larger"):
+            loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -138,7 +142,8 @@ def main() -> None:
             print(f"step {step} of {arguments.steps}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
         if step == arguments.steps:
             break
-    model.save_pretrained(arguments.out)
+    # The larger one is kept in half the bytes
+    (model.bfloat16() if arguments.size == "larger" else model).save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
 
 
