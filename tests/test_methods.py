@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from tamis.errors import InputError
-from tamis.methods import REPRESENTATIONS, SELECTORS, Method, known_methods, load, parse_method
+from tamis.methods import REPRESENTATIONS, SELECTORS, Method, known_methods, load, misfit, parse_method
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,14 @@ from tamis.methods import REPRESENTATIONS, SELECTORS, Method, known_methods, loa
         ("bm25", "bm25", "top_k"),
         ("bm25+round_robin", "bm25", "round_robin"),
         ("random", None, "random"),
+        ("rds", "rds", "round_robin"),
+        ("embed", "embed", "round_robin"),
+        ("dsir", "dsir", "top_k"),
+        ("loss", "loss", "top_k"),
+        ("perplexity", "perplexity", "top_k"),
+        ("ifd", "ifd", "top_k"),
+        ("rds+tagcos", "rds", "tagcos"),
+        ("embed+knn_kde", "embed", "knn_kde"),
     ],
 )
 def test_a_name_means_a_representation_and_a_selector(text: str, representation: str | None, selector: str) -> None:
@@ -35,6 +43,13 @@ def test_a_name_means_a_representation_and_a_selector(text: str, representation:
         ("less+random", "unknown selector 'random'"),  # would throw the features away
         ("random+top_k", "unknown method"),
         ("LESS", "unknown method 'LESS'"),
+        (
+            "bm25+tagcos",
+            "tagcos looks at feature rows, and bm25 has scores of any size only; join tagcos",
+        ),
+        ("loss+herding", "herding looks at feature rows, and loss has one number a row only"),
+        ("dsir+knn_uniform", "1 − similarity for a distance, and dsir has scores of any size, no cosines"),
+        ("ifd+unbalanced_transport", "and ifd has one number a row, no cosines; .* with gradient or rds or embed$"),
     ],
 )
 def test_other_names_are_refused_with_the_choices(text: str, message: str) -> None:
@@ -43,7 +58,7 @@ def test_other_names_are_refused_with_the_choices(text: str, message: str) -> No
 
 
 def test_every_known_method_is_one() -> None:
-    assert {"less", "bm25", "random"} <= set(known_methods())
+    assert {"less", "rds", "embed", "bm25", "dsir", "loss", "perplexity", "ifd", "random"} <= set(known_methods())
     for name in known_methods():
         assert parse_method(name).name == name
 
@@ -59,4 +74,14 @@ def test_every_selector_takes_what_the_table_gives_it(name: str) -> None:
 def test_every_representation_names_a_selector_and_its_code(name: str) -> None:
     representation = REPRESENTATIONS[name]
     assert "similarity" in SELECTORS[representation.selector].needs
-    assert representation.function is None or callable(load(representation.function))
+    assert (representation.makes == "scores") == (representation.function is not None)
+    if representation.function is not None:
+        parameters = list(inspect.signature(load(representation.function)).parameters)
+        assert parameters == ["target_texts", "pool_texts", *representation.needs]
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_every_representation_goes_with_what_ranks_and_rows_with_everything(name: str) -> None:
+    fitting = {selector for selector in SELECTORS if selector != "random" and misfit(name, selector) is None}
+    assert fitting >= {"top_k", "doubly_greedy", "round_robin"}
+    assert REPRESENTATIONS[name].makes != "rows" or fitting == set(SELECTORS) - {"random"}

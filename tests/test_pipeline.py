@@ -196,8 +196,9 @@ def test_the_score_is_the_weighted_sum_of_cosines_over_checkpoints(run: Callable
     expected = np.zeros((4, 18))
     for number, rate in enumerate(rates):
         rows = []
-        for examples, form, what in ((scored.targets, "sgd", "target"), (scored.pool, "torch", "pool")):
-            store: FeatureStore = pipeline.represent(examples, form, what)[number]
+        for examples, what in ((scored.targets, "target"), (scored.pool, "pool")):
+            store: FeatureStore = pipeline.representing.stores("gradient", examples, what)[0][number]
+            assert store.recipe["adam"] == ("sgd" if what == "target" else "torch")
             rows.append(store.rows([example.id for example in examples]).astype(np.float64))
         expected += rate / sum(rates) * rows[0] @ rows[1].T
     assert len(set(rates)) == 2  # else weights could not matter

@@ -1,6 +1,7 @@
 """The command line: argv and YAML → settings → one pipeline call. Only this module prints and exits."""
 
 import errno
+import inspect as signatures
 import itertools
 import logging
 import re
@@ -14,6 +15,7 @@ import typer
 from tamis.errors import InputError, TamisError, printable
 
 if TYPE_CHECKING:
+    from tamis.agreement import Pair
     from tamis.pipeline import Pipeline
 
 app = typer.Typer(
@@ -75,6 +77,12 @@ MaxBadRows = Annotated[
 RemoteCode = Annotated[
     bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model", show_default=False)
 ]
+Bootstrap = Annotated[
+    int | None, typer.Option("--bootstrap", help="draws of target rows that tell how firm each pick is (with --out)")
+]
+ProjectionSeeds = Annotated[
+    int | None, typer.Option("--projection-seeds", help="projections that take turns in the draws (default: 1)")
+]
 ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
 
 _OF_SEVERAL_FILES = ("--pool", "--target", "--evaluation", "--include", "--exclude")
@@ -103,7 +111,10 @@ KEYS = {
     "workspace": "workspace",
     "out": "out",
     "seed": "seed",
+    "bootstrap": "score.bootstrap",
+    "projection_seeds": "score.projection_seeds",
 }
+_OF_SCORE = ("bootstrap", "projection_seeds")
 
 
 def _select(run: "Pipeline") -> None:
@@ -133,8 +144,19 @@ def _represent(run: "Pipeline") -> None:
 
 
 def _score(run: "Pipeline") -> None:
-    scored = run.score()
-    typer.echo(f"{scored.path}  {len(scored.targets):,} targets × {len(scored.pool):,} pool rows")
+    if run.config.score.bootstrap:
+        from tamis.bootstrap import report
+
+        for line in report(run):
+            typer.echo(line)
+        return
+    n_seeds = run.config.score.projection_seeds
+    if n_seeds > 1:
+        from tamis.bootstrap import check_seeds
+
+        check_seeds(run.config)
+    for scored in [run.score()] if n_seeds == 1 else run.score_seeds(n_seeds):
+        typer.echo(f"{scored.path}  {len(scored.targets):,} targets × {len(scored.pool):,} pool rows")
 
 
 def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_out: str | None = None) -> None:
@@ -163,11 +185,17 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
         on_bad_row: OnBadRow = None,
         max_bad_rows: MaxBadRows = None,
         trust_remote_code: RemoteCode = None,
+        bootstrap: Bootstrap = None,
+        projection_seeds: ProjectionSeeds = None,
         progress: ProgressKind = "auto",
     ) -> None:
         given = dict(locals())
         _guard(lambda: action(_pipeline(given, out=default_out)))
 
+    if action is not _score:
+        signature = signatures.signature(command)
+        kept = [value for name, value in signature.parameters.items() if name not in _OF_SCORE]
+        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     app.command(name, help=text)(command)
 
 
@@ -291,6 +319,49 @@ def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, toke
 
 
 @app.command()
+def compare(
+    selections: Annotated[list[str], typer.Argument(help="folders of selections, each FOLDER or NAME=FOLDER")],
+    out: Annotated[Path | None, typer.Option("--out", help="folder for table, heat maps and page")] = None,
+) -> None:
+    """Tell how far selections agree, two by two: shared picks, ranks, and scores over the whole pool."""
+
+    def show() -> None:
+        from tamis import agreement
+
+        if out is not None:
+            agreement.check_place(out)
+        read = agreement.read_selections(selections)
+        pairs = agreement.compare(read)
+        if sys.stdout.isatty():
+            _show_pairs(pairs)
+        else:
+            for line in agreement.lines(pairs):
+                typer.echo(line)
+        if out is not None:
+            agreement.write(out, read, pairs)
+            files = "agreement.csv, agreement.svg, agreement.png, report.html, manifest.json"
+            typer.echo(f"written to {printable(str(out))}: {files}")
+
+    _guard(show)
+
+
+def _show_pairs(pairs: "list[Pair]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tamis.agreement import HEADER, remarks
+
+    table = Table(pad_edge=False)
+    for place, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if place < 2 else "right", overflow="fold")
+    table.add_column("remarks", overflow="fold")
+    for pair in pairs:
+        table.add_row(*(Text(printable(cell)) for cell in pair.cells), Text("\n".join(remarks(pair))))
+    Console(highlight=False).print(table)
+
+
+@app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="a workspace, or one feature store in it")]) -> None:
     """Check every checksum; damaged shards are named and set aside, and the next run recomputes them."""
 
@@ -307,19 +378,125 @@ def verify(folder: Annotated[Path, typer.Argument(help="a workspace, or one feat
     _guard(check)
 
 
+store_app = typer.Typer(help="See what a workspace holds, convert its stores, and tidy up.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("info")
+def store_info(path: Annotated[Path, typer.Argument(help="a workspace, or one store")] = Path(".tamis")) -> None:
+    """What each store holds: rows, how they are kept, and their bytes; and the totals of the workspace."""
+
+    def show() -> None:
+        from tamis.store.contents import is_store, store_infos, totals
+
+        infos = store_infos(path)
+        head = ("store", "rows of", "dim", "dtype", "rows", "skipped", "shards", "size")
+        cells = [
+            (
+                info.folder.name,
+                info.what,
+                "?" if info.recipe is None else str(info.recipe["dim"]),
+                info.dtype,
+                *(f"{number:,}" for number in (info.n_rows, info.n_skipped, info.n_shards)),
+                _size(info.n_bytes),
+            )
+            for info in infos
+        ]
+        if cells:
+            typer.echo("\n".join(_aligned([head, *cells], n_left=2)))
+        for info in infos:
+            if info.problem is not None:
+                typer.echo(f"cannot be read: {printable(info.problem)}")
+        if not is_store(path):
+            for name, total in totals(path).items():
+                typer.echo(f"{name}: {total.n:,}, {_size(total.n_bytes)}")
+
+    _guard(show)
+
+
+@store_app.command("convert")
+def store_convert(
+    store: Annotated[Path, typer.Argument(help="a float16 store: a folder within the features of a workspace")],
+    dtype: Annotated[str, typer.Option("--dtype", help="int8 (half the size) or sign (a sixteenth)")],
+) -> None:
+    """Make the store beside it that `represent.store_dtype` would make; the float16 store stays."""
+
+    def make() -> None:
+        from tamis.store.convert import convert
+
+        done = convert(store, dtype)  # type: ignore[arg-type]
+        kept = "" if done.n_made == done.n_shards else f", {done.n_shards - done.n_made:,} were there"
+        typer.echo(f"{done.store.folder}  {done.n_made:,} shards made{kept}")
+        typer.echo(f"{_size(done.bytes_before)} as float16, {_size(done.bytes_after)} as {dtype}")
+
+    _guard(make)
+
+
+@store_app.command("gc")
+def store_gc(
+    workspace: Annotated[Path, typer.Argument(help="a workspace")] = Path(".tamis"),
+    yes: Annotated[bool, typer.Option("--yes", help="delete what is listed")] = False,
+    similarities: Annotated[
+        bool, typer.Option("--similarities", help="all similarities too: they are computed again in seconds")
+    ] = False,
+    checkpoints: Annotated[
+        list[Path] | None, typer.Option("--checkpoints", help="a warm-up kept elsewhere, whose features are to stay")
+    ] = None,
+) -> None:
+    """List what nothing in a workspace needs any more, with the reason; with --yes delete it."""
+
+    def tidy() -> None:
+        from tamis.store.leftovers import leftovers, remove
+
+        found = leftovers(workspace, similarities=similarities, checkpoints=checkpoints or [])
+        for leftover in found:
+            typer.echo(printable(f"{_size(leftover.n_bytes):>9}  {leftover.path}: {leftover.reason}"))
+        counted = f"{len(found):,} things" if len(found) > 1 else "1 thing"
+        total = f"{counted}, {_size(sum(leftover.n_bytes for leftover in found))}"
+        if not found:
+            typer.echo("nothing to delete")
+        elif yes:
+            typer.echo(f"{_size(remove(found))} deleted")
+        else:
+            typer.echo(f"{total}; nothing is deleted without --yes")
+
+    _guard(tidy)
+
+
+def _size(n_bytes: int) -> str:
+    for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= divisor:
+            return f"{n_bytes / divisor:.1f} {unit}"
+    return f"{n_bytes} B"
+
+
+def _aligned(rows: list[tuple[str, ...]], n_left: int) -> list[str]:
+    """Lines of columns two spaces apart; all but the first `n_left` end at the right."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(f"{cell:{'<' if place < n_left else '>'}{widths[place]}}" for place, cell in enumerate(row))
+        for row in cells
+    ]
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for data, workspace and report")] = Path("demo"),
     skill: Annotated[str | None, typer.Option("--skill", help="the wanted skill")] = None,
+    learner: Annotated[str, typer.Option("--learner", help="the model that is trained: small or larger")] = "small",
     progress: ProgressKind = "auto",
 ) -> None:
     """The whole thing on the embedded model and pool: a few minutes on two cores."""
 
     def show() -> None:
         from tamis.progress import make
+        from tamis.testbed import MODELS
         from tamis.testbed.demo import run_demo
 
-        typer.echo(run_demo(out, skill, make(progress)))  # type: ignore[arg-type]
+        if learner not in MODELS:
+            raise InputError(f"--learner: expected {' or '.join(MODELS)}, got {learner!r}")
+        typer.echo(run_demo(out, skill, make(progress), learner))  # type: ignore[arg-type]
 
     _guard(show)
 

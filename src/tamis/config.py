@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tamis.errors import InputError
-from tamis.methods import SELECTORS, Method, parse_method, parse_selector
+from tamis.methods import REPRESENTATIONS, SELECTORS, Method, parse_method, parse_selector
 
 # What PyYAML raises: besides its own errors, those of Python's dates, numbers and stack
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
@@ -156,14 +156,51 @@ class WarmupConfig(_Stage):
 
 
 class RepresentConfig(_Stage):
-    """Gradient features."""
+    """What an example looks like."""
 
+    checkpoints: list[int] | None = Field(
+        None, description="gradient: which of the checkpoints, as [4] or [-1], the last; default all"
+    )
     adam: Literal["torch", "less", "sgd", "sign"] = Field("torch", description="step direction of pool examples")
     projection: Literal["sketch", "rademacher", "none"] = "sketch"
     dim: int = Field(8192, ge=1)
     projection_seed: int = Field(0, ge=0, le=_MAX_SEED)
+    normalize: bool = Field(True, description="false: dot products, with the rows' norms, in place of cosines")
+    store_dtype: Literal["float16", "int8", "sign"] = Field(
+        "float16", description="how pool rows are kept: 2, 1 or ⅛ bytes a number"
+    )
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="embed: folder or hub name of a sentence encoder"
+    )
+    smoothing: float = Field(10_000, gt=0, description="dsir: n-grams of the pool that are added to a target's")
+    prefer: Literal["highest", "lowest", "middle"] = Field(
+        "highest", description="loss, perplexity, ifd: which rows come first"
+    )
     batch_tokens: int = Field(4096, ge=1, description="padded tokens in one batch")
     shard_rows: int = Field(512, ge=1, description="rows in one shard: what a crash may cost")
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _some(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and (not value or 0 in value):
+            raise ValueError(f"expected checkpoints counted from 1, or from the last as -1, got {value}")
+        return value
+
+
+class ScoreConfig(_Stage):
+    """How firm the picks are: `tamis score` with draws of the target."""
+
+    bootstrap: int = Field(0, ge=0, description="draws of target rows that tell how firm each pick is; 0: none")
+    projection_seeds: int = Field(1, ge=1, description="projections, from projection_seed on, that take turns")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "ScoreConfig":
+        if self.bootstrap and self.bootstrap < max(2, self.projection_seeds):
+            raise ValueError(
+                f"expected a bootstrap of 2 draws or more, and one for each of projection_seeds "
+                f"({self.projection_seeds}); got {self.bootstrap}"
+            )
+        return self
 
 
 class PickConfig(_Stage):
@@ -207,6 +244,7 @@ class Config(_Stage):
     model: ModelConfig = ModelConfig()
     warmup: WarmupConfig = WarmupConfig()
     represent: RepresentConfig = RepresentConfig()
+    score: ScoreConfig = ScoreConfig()
     pick: PickConfig = PickConfig()
     memory: str | None = Field(None, description="8GB: what similarities and features may take; default half of free")
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
@@ -237,7 +275,13 @@ class Config(_Stage):
             target["files"] = [_absolute(path) for path in target["files"]]
         tree["pick"]["method"] = self.method.name
         tree["pick"] |= {key: [_absolute(path) for path in tree["pick"][key]] for key in ("include", "exclude")}
-        single = (("model", "name"), ("model", "template"), ("warmup", "checkpoints"), ("pick", "similarity"))
+        single = (
+            ("model", "name"),
+            ("model", "template"),
+            ("warmup", "checkpoints"),
+            ("represent", "encoder"),
+            ("pick", "similarity"),
+        )
         for group, key in single:
             if tree[group][key] is not None and Path(tree[group][key]).exists():
                 tree[group][key] = str(Path(tree[group][key]).absolute())
@@ -246,7 +290,16 @@ class Config(_Stage):
         return yaml.safe_dump(tree, sort_keys=False)
 
     def check_options(self) -> None:
-        """Refuse selector options the method does not have, and values they cannot take."""
+        """Refuse selector options the method does not have, values they cannot take, and settings it cannot heed."""
+        method = self.method
+        if not self.represent.normalize and method.representation is not None:
+            if REPRESENTATIONS[method.representation].makes != "rows":
+                raise InputError(f"represent.normalize=false: {method.representation} has no rows, so no norms")
+            if SELECTORS[method.selector].distances:
+                raise InputError(
+                    f"represent.normalize=false: {method.selector} takes 1 − similarity for a distance, which wants "
+                    "cosines; choose another selector"
+                )
         allowed = SELECTORS[self.method.selector].options
         for key, value in self.pick.options.items():
             if key not in allowed:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from tamis.errors import InputError
 
@@ -14,13 +14,14 @@ class Selector:
     """`function` is "module:name"; `needs` what it is called with besides n_examples.
 
     `options` are what a user may set, each with the values it may have, or their type. Of a method that is `nested` a
-    smaller number of picks is a prefix of a larger one.
+    smaller number of picks is a prefix of a larger one. One with `distances` takes 1 − similarity for a distance.
     """
 
     function: str
     needs: tuple[str, ...]
     options: Mapping[str, tuple[Any, ...] | type] = field(default_factory=dict)
     nested: bool = True
+    distances: bool = False
 
     @property
     def needs_rows(self) -> bool:
@@ -30,12 +31,18 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """`selector`: its usual one. `function`: "module:name" of (target texts, pool texts) → the similarity's rows; where
-    it is None the representation makes feature rows with a model and keeps them in a store.
+    """`selector`: its usual one. `makes`: what it tells of an example.
+
+    rows      a feature row, kept in a store: similarities are cosines
+    scores    a score for each target, which may have any size; `function` is "module:name" of (target texts, pool
+              texts, and what it `needs`) → the similarity's rows
+    ranking   one number a row, whatever the target
     """
 
     selector: str
+    makes: Literal["rows", "scores", "ranking"] = "rows"
     function: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +65,14 @@ SELECTORS = {
         "tamis.selectors:unbalanced_transport",
         ("similarity", "memory_bytes"),
         {"epsilon": float, "target_weight": float, "pool_weight": float},
+        distances=True,
     ),
-    "knn_uniform": Selector("tamis.selectors:knn_uniform", ("similarity",), _KNN),
+    "knn_uniform": Selector("tamis.selectors:knn_uniform", ("similarity",), _KNN, distances=True),
     "knn_kde": Selector(
         "tamis.selectors:knn_kde",
         ("similarity", "pool_features", "lr_weights", "memory_bytes"),
         {**_KNN, "n_density_neighbors": int, "bandwidth": float},
+        distances=True,
     ),
     "matching_pursuit": Selector(
         "tamis.selectors:matching_pursuit", ("features", "goal", "memory_bytes"), _PURSUIT, nested=False
@@ -84,7 +93,13 @@ SELECTORS = {
 
 REPRESENTATIONS = {
     "gradient": Representation("top_k"),
-    "bm25": Representation("top_k", "tamis.representations.lexical:bm25"),
+    "rds": Representation("round_robin"),
+    "embed": Representation("round_robin"),
+    "bm25": Representation("top_k", "scores", "tamis.representations.lexical:bm25"),
+    "dsir": Representation("top_k", "scores", "tamis.representations.lexical:dsir", ("groups", "smoothing")),
+    "loss": Representation("top_k", "ranking"),
+    "perplexity": Representation("top_k", "ranking"),
+    "ifd": Representation("top_k", "ranking"),
 }
 
 ALIASES = {"less": "gradient"}
@@ -113,13 +128,21 @@ def parse_method(text: str) -> Method:
     usable = [name for name, selector in SELECTORS.items() if selector.needs_rows or "similarity" in selector.needs]
     if second not in usable:
         raise InputError(f"unknown selector {second!r} in method {text!r}: {_choices(second, usable)}")
-    if SELECTORS[second].needs_rows and REPRESENTATIONS[representation].function is not None:
-        rows = [name for name, r in REPRESENTATIONS.items() if r.function is None]
-        raise InputError(
-            f"method {text!r}: {second} looks at feature rows, and {first} makes similarities only; "
-            f"join it with {' or '.join(rows)}"
-        )
+    if reason := misfit(representation, second):
+        fitting = [name for name in REPRESENTATIONS if misfit(name, second) is None]
+        raise InputError(f"method {text!r}: {reason}; join {second} with {' or '.join(fitting)}")
     return Method(text, representation, second)
+
+
+def misfit(representation: str, selector: str) -> str | None:
+    """Why the two do not go together; None where they do."""
+    makes, by = REPRESENTATIONS[representation].makes, SELECTORS[selector]
+    tells = {"scores": "scores of any size", "ranking": "one number a row"}.get(makes, "")
+    if by.needs_rows and makes != "rows":
+        return f"{selector} looks at feature rows, and {representation} has {tells} only"
+    if by.distances and makes != "rows":
+        return f"{selector} takes 1 − similarity for a distance, and {representation} has {tells}, no cosines"
+    return None
 
 
 def parse_selector(text: str) -> Method:

@@ -4,16 +4,14 @@ Each stage leaves its result in the workspace under a digest of all that it depe
 time. So every stage may be asked for alone, an interrupted run goes on where it was, and a new target costs only its
 own few rows:
 
-    <workspace>/checkpoints/<digest>/epoch-<k>/     the warm-up's checkpoints
-                features/<recipe digest>/           one store per checkpoint and step direction
+    <workspace>/checkpoints/<digest>/epoch-<k>/     the warm-up's checkpoints (gradients alone have one)
+                features/<recipe digest>/           one store per recipe: of gradients, per checkpoint and direction
                 similarity/<digest>.npy             target × pool
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,32 +37,8 @@ from tamis.similarity import similarity
 
 if TYPE_CHECKING:
     from tamis.model.checkpoint import Checkpoint
-    from tamis.representations.adam import Form
-    from tamis.store import FeatureStore, StoredRows
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Feature rows in stores, one a checkpoint, with the examples that have one."""
-
-    stores: Sequence["FeatureStore"]
-    lr_weights: Sequence[float]
-    examples: Pool
-
-    @cached_property
-    def combined(self) -> "StoredRows":
-        """Σ lr_weight · row over the checkpoints."""
-        from tamis.store import StoredRows
-
-        return StoredRows(self.stores, self.lr_weights, self.examples.ids)
-
-    @cached_property
-    def by_checkpoint(self) -> list["StoredRows"]:
-        """The rows of each checkpoint."""
-        from tamis.store import StoredRows
-
-        ids = self.examples.ids
-        return [StoredRows([store], [1.0], ids) for store in self.stores]
+    from tamis.representing import Representing, Rows
+    from tamis.store import FeatureStore
 
 
 class Pipeline:
@@ -98,130 +72,118 @@ class Pipeline:
 
     @cached_property
     def checkpoints(self) -> list["Checkpoint"]:
-        """The warm-up's, made once a run."""
-        return self.warm_up()
+        """Those of the warm-up (made once a run) that gradients are taken at."""
+        made, wanted = self.warm_up(), self.config.represent.checkpoints
+        if wanted is None:
+            return made
+        if any(not 1 <= abs(number) <= len(made) for number in wanted):
+            raise InputError(f"represent.checkpoints: expected numbers from 1 to {len(made)} (or -1 …), got {wanted}")
+        return [made[number - (number > 0)] for number in wanted]
+
+    @cached_property
+    def representing(self) -> "Representing":
+        """The stage with all it needs."""
+        from tamis.representing import Representing
+
+        return Representing(
+            self.config,
+            self.inputs,
+            self.workspace,
+            self.engine,
+            lambda: self.checkpoints,
+            self.stage,
+            self.progress.note,
+        )
 
     def represent_all(self) -> list["FeatureStore"]:
-        """Features of the pool, and of the target where one is given."""
-        stores = self.represent(self.inputs.target, "sgd", "target") if self.inputs.has_target else []
-        return stores + self.represent(self.candidates, self.config.represent.adam, "pool")
+        """Rows of the pool, and of the target where one is given and looked at."""
+        name = self.method.representation
+        if name is None or REPRESENTATIONS[name].makes == "scores":
+            raise InputError(f"method {self.method.name!r} keeps no rows: there is nothing to represent")
+        looks_at_target = self.inputs.has_target and REPRESENTATIONS[name].makes == "rows"
+        stores = self.representing.stores(name, self.inputs.target, "target")[0] if looks_at_target else []
+        return stores + self.representing.stores(name, self.candidates, "pool")[0]
 
-    def represent(self, examples: Pool, form: "Form", what: str) -> list["FeatureStore"]:
-        """A store per checkpoint that holds the gradient rows of all these examples (or why one has none)."""
-        from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
-        from tamis.store import FeatureStore
+    @cached_property
+    def target_rows(self) -> "Rows":
+        """Feature rows of the target."""
+        return self.representing.rows(str(self.method.representation), self.inputs.target, "target")[0]
 
-        settings, inputs = self.config.represent, self.inputs
-        ids = examples.ids
-        n_ids = len(set(ids))
-        stores = []
-        for number, checkpoint in enumerate(self.checkpoints, 1):
-            recipe = GradientRecipe(
-                source=inputs.source,
-                checkpoint=checkpoint,
-                form=form,
-                kind=settings.projection,
-                dim=feature_dim(settings.projection, settings.dim, checkpoint),
-                projection_seed=settings.projection_seed,
-                template=inputs.chat.fingerprint,
-                max_tokens=inputs.max_tokens,
-                dtype=inputs.dtype,
-            )
-            store = FeatureStore.open(self.workspace / "features" / digest(recipe.to_dict()), recipe.to_dict())
-            stores.append(store)
-            shards = store.plan(ids, settings.shard_rows)
-            n_todo = sum(map(len, shards))
-            name = f"{what} features {number}/{len(self.checkpoints)}"
-            self.progress.note(f"{name}: {n_todo:,} rows to compute, {n_ids - n_todo:,} in {store.folder}")
-            if not shards:
-                continue
-            todo = {id_ for shard in shards for id_ in shard}
-            encode = {id_: inputs.encode(examples[i]) for i, id_ in enumerate(ids) if id_ in todo}
-            make = partial(
-                fill_shards,
-                recipe,
-                store,
-                encode.__getitem__,
-                batch_tokens=settings.batch_tokens,
-                activation_checkpointing=self.config.warmup.activation_checkpointing,
-                note=self.progress.note,
-            )
-            n_tokens = sum(len(e.input_ids) for e in encode.values() if not isinstance(e, str))
-            with self.stage(name, n_tokens) as advance:
-                # Another run may be filling this store: each starts somewhere else and passes over what is there.
-                start = random.SystemRandom().randrange(len(shards))
-                for _ in self.engine.run(make, shards[start:] + shards[:start], advance):
-                    pass
-        return stores
+    @cached_property
+    def pool_rows(self) -> "Rows":
+        """Feature rows of the candidates that have them."""
+        return self.representing.rows(str(self.method.representation), self.candidates, "pool")[0]
 
     # ---- score -----------------------------------------------------------------------------------------------------
 
     def score(self) -> Similarity:
-        """Similarity of the usable targets to the usable pool rows, streamed over shards, summed over checkpoints."""
-        if self.method.representation is None:
+        """The similarity the method picks by: of the usable targets to the usable pool rows, or a ranking of these."""
+        name = self.method.representation
+        if name is None:
             raise InputError(f"method {self.method.name!r} picks without similarities: there is nothing to score")
-        function = REPRESENTATIONS[self.method.representation].function
-        if function is None:
-            return self._score_rows()
+        representation = REPRESENTATIONS[name]
+        if representation.makes == "rows":
+            return self._score_rows(self.target_rows, self.pool_rows)
+        if representation.makes == "ranking":
+            return self._score_ranking(name)
         targets, pool = self.inputs.target, self.candidates
-        name = digest(self.method.representation, targets.ids, pool.ids)
+        available = {"groups": self._groups(), "smoothing": self.config.represent.smoothing}
+        given = {need: available[need] for need in representation.needs}
 
         def fill(out: np.ndarray) -> None:
-            for row, values in enumerate(load(function)([e.text for e in targets], [e.text for e in pool])):
+            texts = [e.text for e in targets], [e.text for e in pool]
+            for row, values in enumerate(load(str(representation.function))(*texts, **given)):
                 out[row] = values
 
-        return self._scored(name, targets, pool, fill)
+        return self._scored(digest(name, targets.ids, pool.ids, *given.values()), targets, pool, fill)
 
-    def _score_rows(self) -> Similarity:
-        targets, pool = self.target_rows, self.pool_rows
+    def score_seeds(self, n_seeds: int) -> list[Similarity]:
+        """The similarity under each of n_seeds projections, whose rows are made in one pass over the pool."""
+        name, first = str(self.method.representation), self.config.represent.projection_seed
+        seeds = range(first, first + n_seeds)
+        targets = self.representing.rows(name, self.inputs.target, "target", seeds)
+        pools = self.representing.rows(name, self.candidates, "pool", seeds)
+        return [self._score_rows(target, pool) for target, pool in zip(targets, pools, strict=True)]
+
+    def _score_rows(self, targets: "Rows", pool: "Rows") -> Similarity:
+        """Streamed over shards, summed over checkpoints."""
         for group in sorted(set(map(str, self.inputs.target.groups)) - set(map(str, targets.examples.groups))):
             self.progress.note(f"target: no row of the group {group} can be used, so it has no say")
         target_ids, pool_ids = targets.examples.ids, pool.examples.ids
+        unit = pool.normalized
 
         def fill(out: np.ndarray) -> None:
-            rows = [store.rows(target_ids) for store in targets.stores]
-            similarity(rows, [store.shards(pool_ids) for store in pool.stores], pool.lr_weights, len(pool_ids), out=out)
+            rows = [store.rows(target_ids, normalized=unit) for store in targets.stores]
+            shards = [store.shards(pool_ids, normalized=unit) for store in pool.stores]
+            similarity(rows, shards, pool.lr_weights, len(pool_ids), out=out)
 
         folders = [store.folder.name for store in [*targets.stores, *pool.stores]]
-        name = digest(folders, pool.lr_weights, target_ids, pool_ids)
+        name = digest(folders, pool.lr_weights, target_ids, pool_ids, *([] if unit else ["with norms"]))
         return self._scored(name, targets.examples, pool.examples, fill)
 
-    def _scored(self, name: str, targets: Pool, pool: Pool, fill: Callable[[np.ndarray], None]) -> Similarity:
+    def _score_ranking(self, representation: str) -> Similarity:
+        """One row, the same for every target."""
+        from tamis.representations.loss import ranking
+
+        rows, prefer = self.pool_rows, self.config.represent.prefer
+        ids = rows.examples.ids
+
+        def fill(out: np.ndarray) -> None:
+            losses = {str(store.recipe["kind"]): store.norms(ids) for store in rows.stores}
+            out[0] = ranking(representation, losses, prefer)
+
+        name = digest(representation, prefer, [store.folder.name for store in rows.stores], ids)
+        return self._scored(name, Pool.of([]), rows.examples, fill, [representation])
+
+    def _scored(
+        self, name: str, targets: Pool, pool: Pool, fill: Callable[[np.ndarray], None], rows: Sequence[str] = ()
+    ) -> Similarity:
         path = self.workspace / "similarity" / f"{name}.npy"
-        return kept_similarity(path, targets, pool, fill, lambda: self.stage("score", 0))
+        return kept_similarity(path, targets, pool, fill, lambda: self.stage("score", 0), rows)
 
-    @cached_property
-    def target_rows(self) -> Rows:
-        """Feature rows of the target."""
-        return self._rows(self.inputs.target, "sgd", "target")
-
-    @cached_property
-    def pool_rows(self) -> Rows:
-        """Feature rows of the candidates that have them."""
-        return self._rows(self.candidates, self.config.represent.adam, "pool")
-
-    def _rows(self, examples: Pool, form: "Form", what: str) -> Rows:
-        stores = self.represent(examples, form, what)
-        rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints])
-        return Rows(stores, (rates / rates.sum()).tolist(), self._usable(examples, stores, what))
-
-    def _usable(self, examples: Pool, stores: Sequence["FeatureStore"], what: str) -> Pool:
-        reasons: dict[str, str] = {}
-        for store in stores:
-            reasons |= store.skipped()
-        ids = examples.ids
-        skipped = [position for position, id_ in enumerate(ids) if id_ in reasons]
-        self.inputs.leave_out(f"{what}, skipped", [(examples[i], reasons[ids[i]]) for i in skipped])
-        usable = examples.take(np.delete(np.arange(len(ids)), skipped))
-        if not usable:
-            first = examples[0]
-            n_alike = sum(reasons[id_] == reasons[first.id] for id_ in ids)
-            raise InputError(
-                f"no usable {what} row; {first.file} row {first.row}: {reasons[first.id]} "
-                f"(so it is with {n_alike:,} of {len(examples):,} rows)"
-                + ("; lower warmup.learning_rate, if the warm-up diverged" if "gradient" in reasons[first.id] else "")
-            )
-        return usable
+    def _groups(self) -> list[str]:
+        """The group of each target row, other than that of the same name of another target."""
+        return [f"{name}/{e.group}" for name, target in self.inputs.targets.items() for e in target]
 
     # ---- pick ------------------------------------------------------------------------------------------------------
 
@@ -239,13 +201,13 @@ class Pipeline:
             scored = self.score()
         targets: Pool | None = None
         if scored is not None:
-            pool, targets = scored.pool, scored.targets
+            pool, targets = scored.pool, scored.targets or None
         else:
             pool = self.pool_rows.examples if selector.needs_rows else self.candidates
             if "goal" in selector.needs and self.inputs.has_target:
                 targets = self.target_rows.examples
-            elif self.inputs.has_target:
-                self.progress.note(f"{self.method.name} does not look at the target, but for leaks")
+        if targets is None and self.inputs.has_target:
+            self.progress.note(f"{self.method.name} does not look at the target, but for leaks")
         parts = self._targets_of(targets)
         with self.stage("pick", 0):
             rankings = [

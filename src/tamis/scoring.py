@@ -33,12 +33,15 @@ def kept_similarity(
     pool: Pool,
     fill: Callable[[np.ndarray], None],
     stage: Callable[[], AbstractContextManager[object]],
+    rows: Sequence[str] = (),
 ) -> Similarity:
     """The similarity at `path`; where there is none yet, `fill` writes it into a memory-mapped array within `stage`.
 
+    `rows` names its rows where they do not stand for targets.
+
     DamagedError unless what is there is as it was written, and of these rows.
     """
-    target_ids, pool_ids = targets.ids, pool.ids
+    target_ids, pool_ids = list(rows) or targets.ids, pool.ids
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         # Another run may be writing the same. The lock dies with its process.

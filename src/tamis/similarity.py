@@ -19,17 +19,16 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from tamis.errors import DamagedError, InputError, StoreError
-from tamis.store.files import publish, temporary_beside
-from tamis.store.half import to_float32
+from tamis.store.files import SIMILARITY_IDS_SUFFIX, publish, temporary_beside
+from tamis.store.quantize import EncodedRows
 
-_IDS_SUFFIX = ".ids.json"
 # What NumPy raises for a header that it cannot read: it is Python source, tokenised and then parsed
 _NOT_NUMPY = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, tokenize.TokenError)
 
 
 def similarity(
     targets: Sequence[Float32[np.ndarray, "target dim"]],
-    pools: Sequence[Iterable[tuple[np.ndarray, np.ndarray]]],
+    pools: Sequence[Iterable[tuple[np.ndarray, np.ndarray | EncodedRows]]],
     lr_weights: Sequence[float],
     n_pool: int,
     out: np.ndarray | None = None,
@@ -40,8 +39,9 @@ def similarity(
     S = Σᵢ lr_weightᵢ · targetᵢ @ poolᵢᵀ, float32 `[target, pool]`. Source: LESS, arXiv 2402.04333.
 
     Each checkpoint's pool is walked once, as (positions in the pool, features `[found, dim]`), in any order: what
-    `FeatureStore.shards` gives. Features of any float type are turned into float32 in blocks of at most `block_bytes`.
-    The sum is formed in `out`, which may be memory-mapped and whose content does not matter.
+    `FeatureStore.shards` gives. Features, of any float type or as a shard encodes them, are turned into float32 in
+    blocks of at most `block_bytes`; what scales a row is applied to its column of the product. The sum is formed in
+    `out`, which may be memory-mapped and whose content does not matter.
 
     Another sharding gives the same numbers up to float32 rounding, because the order of summation inside a matrix
     product depends on its shape.
@@ -64,12 +64,16 @@ def similarity(
         buffer = np.empty((0, 0), np.float32)
         for positions, features in pool:
             _count(n_times, positions, checkpoint)
-            n_rows = max(1, min(len(features), block_bytes // (4 * max(1, features.shape[1]))))
-            if buffer.shape < (n_rows, features.shape[1]):
-                buffer = np.empty((n_rows, features.shape[1]), np.float32)
+            rows = features if isinstance(features, EncodedRows) else EncodedRows(features, features.shape[1])
+            n_rows = max(1, min(len(rows), block_bytes // (4 * max(1, rows.room_dim))))
+            if len(buffer) < n_rows or buffer.shape[1] != rows.room_dim:
+                buffer = np.empty((n_rows, rows.room_dim), np.float32)
             for start in range(0, len(positions), n_rows):
-                block = weighted @ to_float32(features[start : start + n_rows], buffer).T
-                columns = _columns(positions[start : start + n_rows])
+                part = slice(start, start + n_rows)
+                block = weighted @ rows.values(part, buffer).T
+                if rows.scale is not None:
+                    block *= rows.scale[part]
+                columns = _columns(positions[part])
                 if checkpoint == 0:
                     out[:, columns] = block
                 else:
@@ -86,7 +90,7 @@ def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence
     another cannot be left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    ids_path = path.with_name(path.name + _IDS_SUFFIX)
+    ids_path = path.with_name(path.name + SIMILARITY_IDS_SUFFIX)
     temporary, temporary_ids = temporary_beside(path), temporary_beside(ids_path)
     try:
         matrix = np.lib.format.open_memmap(
@@ -123,7 +127,7 @@ def load_similarity(path: Path) -> tuple[Float[np.ndarray, "target pool"], list[
     InputError unless a matrix of one's own is a .npy of two axes and finite floats; DamagedError unless one with ids is
     as it was written. Nothing pickled is loaded.
     """
-    ids_path = path.with_name(path.name + _IDS_SUFFIX)
+    ids_path = path.with_name(path.name + SIMILARITY_IDS_SUFFIX)
     if ids_path.exists():
         return _load_with_ids(path, ids_path)
     matrix = _open_matrix(path)

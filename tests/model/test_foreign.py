@@ -93,9 +93,9 @@ def test_plain_trainer_gives_the_features_of_the_equivalent_warm_up(
         checkpoints[name] = run.checkpoints
         ids = run.score().pool.ids
         targets = [e.id for e in run.inputs.target]
-        stores = run.represent(run.inputs.pool, "torch", "pool")
+        stores = run.representing.stores("gradient", run.inputs.pool, "pool")[0]
         rows[name] = [store.rows(ids) for store in stores]
-        rows[name] += [store.rows(targets) for store in run.represent(run.inputs.target, "sgd", "target")]
+        rows[name] += [store.rows(targets) for store in run.representing.stores("gradient", run.inputs.target, "target")[0]]
     own, foreign = checkpoints["tamis"], checkpoints["plain"]
     assert [c.step for c in own] == [c.step for c in foreign] == [6, 12]
     assert [(c.betas, c.eps, c.base_digest) for c in own] == [(c.betas, c.eps, c.base_digest) for c in foreign]

@@ -16,8 +16,9 @@ from tamis.errors import DamagedError, ModelError
 from tamis.model.batch import Batch, collate, example_losses
 from tamis.model.checkpoint import Checkpoint, load_model_at, read_checkpoint
 from tamis.model.load import ModelSource, trainable
-from tamis.representations import compute, gradient
-from tamis.representations.compute import GradientRecipe, feature_dim, fill_shards
+from tamis.representations import gradient, recipes
+from tamis.representations.compute import fill_shards
+from tamis.representations.recipes import GradientRecipe, feature_dim
 from tamis.store import FeatureStore
 
 NAN_TOKEN = 200
@@ -37,7 +38,7 @@ def recipe(checkpoint: Checkpoint, tiny_model: Path) -> GradientRecipe:
         form="sgd",
         kind="none",
         dim=feature_dim("none", 0, checkpoint),
-        projection_seed=0,
+        projection_seeds=(0,),
         template="t",
         max_tokens=96,
         dtype="float32",
@@ -58,9 +59,9 @@ def fill(tmp_path: Path) -> Callable[..., FeatureStore]:
     """fill(recipe, rows, ...): a new store with one shard of these rows."""
 
     def run(recipe: GradientRecipe, rows: dict[str, Encoded | str], *, batch_tokens: int = 4096, **more: Any) -> Any:
-        store = FeatureStore.open(tmp_path / f"store{len(list(tmp_path.iterdir()))}", recipe.to_dict())
+        store = FeatureStore.open(tmp_path / f"store{len(list(tmp_path.iterdir()))}", recipe.to_dicts()[0])
         more = {"activation_checkpointing": False, "note": print, **more}
-        work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=batch_tokens, **more)
+        work = fill_shards(recipe, [store], rows.__getitem__, batch_tokens=batch_tokens, **more)
         assert work(tuple(rows), lambda _: None) == len(rows)
         assert store.held() == set(rows)
         return store
@@ -100,13 +101,13 @@ def test_what_has_no_gradient_is_skipped_with_the_reason_and_hurts_no_neighbour(
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     expected = fill(recipe, rows).rows(IDS)
     rows[IDS[1]] = "the chat template refuses this conversation"
-    rows[IDS[2]] = Encoded(rows[IDS[2]].input_ids, np.zeros(14, bool), 3)
+    rows[IDS[2]] = "no completion token within 96 tokens"
     rows[IDS[4]].input_ids[3] = NAN_TOKEN
     store = fill(replace(recipe, source=ModelSource(str(broken))), rows)
     assert store.skipped() == {
         IDS[1]: "the chat template refuses this conversation",
         IDS[2]: "no completion token within 96 tokens",
-        IDS[4]: "the loss or its gradient is not finite",
+        IDS[4]: "the gradient is not finite",
     }
     kept = [0, 3, 5]
     assert np.allclose(store.rows([IDS[k] for k in kept]), expected[kept], atol=1e-3)
@@ -122,7 +123,7 @@ def test_a_zero_gradient_is_skipped(
                 parameter.zero_()
         return model
 
-    monkeypatch.setattr(compute, "load_model_at", zeroed)
+    monkeypatch.setattr(recipes, "load_model_at", zeroed)
     assert fill(recipe, rows).skipped() == dict.fromkeys(IDS, "the gradient is zero")
 
 
@@ -146,8 +147,8 @@ def test_a_shard_without_one_usable_row_is_written(
 def test_a_shard_that_another_writer_made_is_left_alone(
     recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path
 ) -> None:
-    store = FeatureStore.open(tmp_path / "store", recipe.to_dict())
-    work = fill_shards(recipe, store, rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=print)
+    store = FeatureStore.open(tmp_path / "store", recipe.to_dicts()[0])
+    work = fill_shards(recipe, [store], rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=print)
     computed: list[int] = []
     found: list[int] = []
     assert work(IDS, computed.append) == len(IDS)
@@ -186,9 +187,9 @@ def test_where_memory_runs_out_the_shard_is_computed_again(
 def test_rows_that_are_too_much_alone(
     recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = FeatureStore.open(tmp_path / "store", recipe.to_dict())
+    store = FeatureStore.open(tmp_path / "store", recipe.to_dicts()[0])
     work = fill_shards(
-        recipe, store, rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=lambda _: None
+        recipe, [store], rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=lambda _: None
     )
 
     def never(model: Any, batch: Batch) -> Any:
@@ -214,18 +215,46 @@ def test_everything_a_row_depends_on_is_in_its_recipe(recipe: GradientRecipe) ->
         sketch,
         replace(sketch, kind="rademacher"),
         replace(sketch, dim=65),
-        replace(sketch, projection_seed=1),
+        replace(sketch, projection_seeds=(1,)),
         replace(sketch, form="torch"),
         replace(sketch, template="u"),
         replace(sketch, max_tokens=97),
         replace(sketch, dtype="bfloat16"),
+        replace(sketch, store_dtype="int8"),
+        replace(sketch, store_dtype="sign"),
         replace(sketch, checkpoint=replace(recipe.checkpoint, fingerprint="0")),
         replace(sketch, checkpoint=replace(recipe.checkpoint, base_digest="0")),
     ]
-    assert len({str(one.to_dict()) for one in changed}) == len(changed)
+    assert len({str(one.to_dicts()) for one in changed}) == len(changed)
     same = [  # where things are, and what only other projections read
-        replace(recipe, projection_seed=1),
+        replace(recipe, projection_seeds=(1,)),
         replace(recipe, checkpoint=replace(recipe.checkpoint, folder=Path("/elsewhere"))),
         replace(recipe, source=ModelSource("/elsewhere", device="cpu")),
     ]
-    assert all(one.to_dict() == recipe.to_dict() for one in same)
+    assert all(one.to_dicts() == recipe.to_dicts() for one in same)
+
+
+def test_several_projections_in_one_pass_are_each_as_by_itself(
+    fill: Callable[..., FeatureStore], recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path
+) -> None:
+    several = replace(recipe, kind="sketch", dim=64, projection_seeds=(0, 5, 9), form="torch")
+    stores = [FeatureStore.open(tmp_path / str(n), made_by) for n, made_by in enumerate(several.to_dicts())]
+    rows[IDS[3]] = "no"
+    work = fill_shards(
+        several, stores, rows.__getitem__, batch_tokens=60, activation_checkpointing=False, note=lambda _: None
+    )
+    work(IDS, lambda _: None)
+    for seed, store in zip((0, 5, 9), stores, strict=True):
+        alone = fill(replace(several, projection_seeds=(seed,)), rows, batch_tokens=60)
+        [mine], [other] = store.folder.glob("*.safetensors"), alone.folder.glob("*.safetensors")
+        assert (mine.name, mine.read_bytes()) == (other.name, other.read_bytes())
+    # one of them is there already: the others alone are written
+    [gone] = stores[1].folder.glob("*.safetensors")
+    kept = [path.stat().st_mtime_ns for store in (stores[0], stores[2]) for path in store.folder.glob("*.safetensors")]
+    before = gone.read_bytes()
+    gone.unlink()
+    work(IDS, lambda _: None)
+    assert gone.read_bytes() == before
+    assert kept == [
+        path.stat().st_mtime_ns for store in (stores[0], stores[2]) for path in store.folder.glob("*.safetensors")
+    ]

@@ -1,13 +1,15 @@
-"""BM25 against its formula, written down directly."""
+"""BM25 and hashed n-grams against their formulas, written down directly."""
 
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from tamis.representations.lexical import bm25
+from tamis.representations import lexical
+from tamis.representations.lexical import bm25, dsir
 
 POOL = [
     "user: the quick brown fox\nassistant: jumps over the lazy dog",
@@ -45,3 +47,40 @@ def test_each_target_is_a_query_of_its_own() -> None:
     assert (found.shape, found.dtype) == ((3, 6), np.float32)
     assert np.array_equal(found, np.concatenate([list(bm25([query], POOL)) for query in queries]))
     assert not found[2].any()
+
+
+# ---- hashed n-grams ------------------------------------------------------------------------------------------------
+
+
+def ngrams(text: str) -> list[str]:
+    words = re.findall(r"\w+|[^\w\s]+", text.lower())
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
+
+
+def importance(targets: list[str], pool: list[str], smoothing: float) -> list[float]:
+    """The formula over n-grams themselves: no two of these small texts' n-grams share a bucket."""
+    in_pool, in_target = (Counter(n for text in texts for n in ngrams(text)) for texts in (pool, targets))
+    n_pool, n_target = in_pool.total() + 10_000, in_target.total() + smoothing
+
+    def log_ratio(ngram: str) -> float:
+        p_pool = (in_pool[ngram] + 1) / n_pool
+        return math.log((in_target[ngram] + smoothing * p_pool) / n_target / p_pool)
+
+    return [sum(map(log_ratio, ngrams(text))) for text in pool]
+
+
+@pytest.mark.parametrize("smoothing", [0.5, 100.0, 10_000.0])
+def test_importance_is_the_formulas(smoothing: float) -> None:
+    found = list(dsir(["the fox", "The dog, the dog."], POOL, [None, None], smoothing))
+    assert np.allclose(found[0], importance(["the fox", "The dog, the dog."], POOL, smoothing), atol=1e-4)
+    assert np.array_equal(*found)  # one group: one distribution
+
+
+def test_each_group_has_its_distribution_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, groups = ["the fox", "été", "a fox jumps"], ["animals", "seasons", "animals"]
+    found = np.array(list(dsir(targets, POOL, groups, 100.0)))
+    assert np.allclose(found[0], importance(["the fox", "a fox jumps"], POOL, 100.0), atol=1e-4)
+    assert np.allclose(found[1], importance(["été"], POOL, 100.0), atol=1e-4)
+    assert np.array_equal(found[0], found[2])
+    monkeypatch.setattr(lexical, "_CHUNK", 2)
+    assert np.allclose(found, np.array(list(dsir(targets, POOL, groups, 100.0))), atol=1e-5)

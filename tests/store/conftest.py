@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tamis.store import FeatureStore
+from tamis.store.recipe import with_store_dtype
 
 DIM = 6
 
@@ -55,8 +56,10 @@ def rows() -> Rows:
 
 
 @pytest.fixture
-def store(tmp_path: Path, rows: Rows) -> FeatureStore:
-    return FeatureStore.open(tmp_path / "store", rows.recipe)
+def store(tmp_path: Path, rows: Rows, request: pytest.FixtureRequest) -> FeatureStore:
+    """A store of float16 rows, or by indirect parametrization one of another dtype."""
+    recipe = with_store_dtype(rows.recipe, getattr(request, "param", "float16"))
+    return FeatureStore.open(tmp_path / "store", recipe)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 from tamis.errors import DamagedError
 from tamis.store import FeatureStore
 
+every_dtype = pytest.mark.parametrize("store", ["float16", "int8", "sign"], indirect=True)
+
 
 def contents(store: FeatureStore) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.folder.iterdir()}
@@ -50,6 +52,7 @@ rows.write(store, rows.ids(60)[8:12])
     assert contents(store) == undisturbed
 
 
+@every_dtype
 def test_a_writer_killed_at_any_time_loses_only_the_shard_it_was_on(store: FeatureStore, rows, spawn) -> None:
     writer = spawn(
         """
@@ -95,6 +98,7 @@ def test_bytes_are_the_same_in_every_process(store: FeatureStore, rows, spawn, u
     assert contents(store) == undisturbed
 
 
+@every_dtype
 def test_every_flipped_bit_is_found_and_the_shard_is_computed_again(store: FeatureStore, rows) -> None:
     ids = rows.ids(12)
     [path] = rows.fill(store, ids, rows_per_shard=12)
@@ -112,6 +116,7 @@ def test_every_flipped_bit_is_found_and_the_shard_is_computed_again(store: Featu
     assert path.read_bytes() == whole
 
 
+@every_dtype
 def test_readers_refuse_a_shard_that_is_cut_short(store: FeatureStore, rows) -> None:
     ids = rows.ids(12)
     [path] = rows.fill(store, ids, rows_per_shard=12)
@@ -131,6 +136,7 @@ def test_readers_refuse_a_shard_that_is_cut_short(store: FeatureStore, rows) -> 
         assert [damaged for damaged, _ in store.verify()] == [path]
 
 
+@every_dtype
 def test_readers_refuse_damaged_ids_reasons_norms_and_counts(store: FeatureStore, rows) -> None:
     ids = rows.ids(40)
     kept = rows.kept(ids)

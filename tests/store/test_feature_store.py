@@ -69,7 +69,7 @@ def test_of_doubled_ids_the_lexically_first_shard_wins(store: FeatureStore, rows
     winner = paths[min(paths)]
     assert store.n_tokens([shared]).tolist() == [winner]
     np.testing.assert_array_equal(store.rows([shared])[0], np.eye(6)[winner])
-    assert [part.tolist() for _, part in store.shards([shared])] == [np.eye(6)[[winner]].tolist()]
+    assert [np.asarray(part).tolist() for _, part in store.shards([shared])] == [np.eye(6)[[winner]].tolist()]
 
 
 def test_of_a_row_and_a_skip_the_lexically_first_shard_wins(store: FeatureStore, rows) -> None:

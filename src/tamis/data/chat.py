@@ -44,6 +44,11 @@ class Encoded:
     n_truncated: int
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens of the row."""
+        return len(self.input_ids)
+
+    @property
     def n_supervised(self) -> int:
         """Tokens in the loss. The first token of a row is never predicted, so it never counts."""
         return int(self.mask[1:].sum())

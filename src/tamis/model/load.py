@@ -174,6 +174,11 @@ def max_positions(source: ModelSource) -> int | None:
     return int(positions) if positions else None
 
 
+def hidden_size(source: ModelSource) -> int:
+    """Width of the model's last hidden layer."""
+    return int(_config(source).get_text_config().hidden_size)
+
+
 def _config(source: ModelSource) -> Any:
     from transformers import AutoConfig
 

@@ -174,6 +174,32 @@ class Identity:
         out[:, start : start + values.shape[1]].add_(values)
 
 
+@dataclass(frozen=True)
+class Several:
+    """Several projections of the same values side by side: `out` has one's rows after the other's."""
+
+    parts: tuple[Projection, ...]
+
+    @property
+    def dim(self) -> int:
+        """Of all together."""
+        return sum(part.dim for part in self.parts)
+
+    def block(self, n_rows: int) -> int:
+        """The parts are of one kind and dim, so they agree."""
+        return self.parts[0].block(n_rows)
+
+    def add_(
+        self, out: Float32[Tensor, "rows dim"], name: str, offset: int, values: Float32[Tensor, "rows param"]
+    ) -> None:
+        """See `Projection.add_`."""
+        start = 0
+        for part in self.parts:
+            mine = out[:, start : start + part.dim]
+            part.add_(mine, name, offset, values.clone())  # each may overwrite its own
+            start += part.dim
+
+
 def projection(kind: Kind, dim: int, seed: int, sizes: dict[str, int], device: torch.device) -> Projection:
     """The projection of parameters {name: number of coordinates} to dim, on a device.
 

@@ -5,25 +5,26 @@ hold an id, the lexically first wins. Each question walks the ids of all shards,
 for, never with the store.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Int, Int32, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped, UInt8
 
 from tamis.errors import DamagedError, StoreError
 from tamis.store import files
 from tamis.store import recipe as recipes
+from tamis.store.quantize import EncodedRows, StoreDtype, quantize
 from tamis.store.shards import (
     ShardIds,
-    check_shard,
     encode_shard,
     map_features,
     pack_ids,
     read_column,
     read_ids,
+    read_shard,
     shard_name,
     unpack_ids,
 )
@@ -41,6 +42,7 @@ class _Found(NamedTuple):
 
     @property
     def is_row(self) -> np.ndarray:
+        """Which of these are rows; the others are skipped."""
         return self.entries < len(self.ids.rows)
 
 
@@ -48,12 +50,12 @@ class _Found(NamedTuple):
 class FeatureStore:
     """A folder of shards whose rows were all made by one recipe.
 
-    The recipe is any JSON object that says what the rows are; it must hold their length under "dim".
+    The recipe is any JSON object that says what the rows are; it must hold their length under "dim", and under
+    "store_dtype" how they are encoded, unless that is float16.
     Make one with `FeatureStore.open` (to write) or `FeatureStore.load` (to read what is there).
 
     Every reader raises DamagedError for a shard that is cut short or whose ids, norms or token counts fail their
-    checksum. Not covered: the checksums of features, which only `verify` reads; rows other than float16; folders that
-    are not local.
+    checksum. Not covered: the checksums of features, which only `verify` reads; folders that are not local.
     """
 
     folder: Path
@@ -70,6 +72,16 @@ class FeatureStore:
     def load(cls, folder: Path) -> "FeatureStore":
         """The store that is in this folder; StoreError if there is none."""
         return cls(folder, recipes.read(folder))
+
+    @property
+    def dim(self) -> int:
+        """Length of a row."""
+        return int(self.recipe["dim"])
+
+    @property
+    def store_dtype(self) -> StoreDtype:
+        """How the rows are encoded."""
+        return recipes.store_dtype(self.recipe)
 
     def held(self) -> set[str]:
         """The ids that some shard holds, as a row or as skipped. To ask about given ids, `todo` takes less memory."""
@@ -114,7 +126,8 @@ class FeatureStore:
         """Write one shard: the unit rows of `ids_of_rows`, and the reason for every other id of `ids_assigned`.
 
         The order of the rows does not matter; the shard holds them in the order assigned. `norm` is the L2 norm of each
-        row before it was scaled to unit, `n_tokens` its supervised tokens.
+        row before it was scaled to unit, `n_tokens` its supervised tokens. Rows are rounded to float16, and from there
+        to the store's dtype.
 
         ValueError if rows and skipped together are not the ids assigned, or a row is not finite and of norm 1.
         """
@@ -124,30 +137,30 @@ class FeatureStore:
                 f"expected each of {len(ids_assigned)} different assigned ids once as row or as skipped, "
                 f"got {len(ids_of_rows)} rows and {len(skipped)} skipped of {len(place)} different ids"
             )
-        _check_rows(features, norm, ids_of_rows, self.recipe["dim"])
+        _check_rows(features, norm, ids_of_rows, self.dim)
         order = sorted(range(len(ids_of_rows)), key=lambda row: place[ids_of_rows[row]])
         ids = ShardIds(
             pack_ids([ids_of_rows[row] for row in order]),
             tuple((place[id_], id_, skipped[id_]) for id_ in sorted(skipped, key=place.__getitem__)),
         )
-        float16_rows = features[order].astype(np.float16, copy=False)
+        encoded = quantize(features[order].astype(np.float16, copy=False), self.store_dtype)
         columns = norm[order].astype(np.float32), n_tokens[order].astype(np.int32)
-        data = encode_shard(recipes.digest(self.recipe), ids, float16_rows, *columns)
+        data = encode_shard(recipes.digest(self.recipe), ids, *encoded, *columns)
         path = self._path(ids_assigned)
         files.put(path, data)
         return path
 
     def shards(
-        self, ids: Sequence[str]
-    ) -> Iterator[tuple[Int64[np.ndarray, " found"], Float16[np.ndarray, "found dim"]]]:
+        self, ids: Sequence[str], normalized: bool = True
+    ) -> Iterator[tuple[Int64[np.ndarray, " found"], EncodedRows]]:
         """Walk the wanted rows shard by shard, as (positions in `ids`, features): what `similarity` streams.
 
         Ids that are skipped or in no shard do not come up. An id asked for twice comes up twice. The features may be a
-        read-only memory map of the shard.
+        read-only memory map of the shard. Unless normalized, each is to be scaled by the norm it had.
         """
         for found in self._walk(ids):
             if found.is_row.any():
-                yield found.positions[found.is_row], self._tensor(found, "features")
+                yield found.positions[found.is_row], self._features(found, normalized)
 
     def places(self, ids: Sequence[str]) -> Iterator[tuple[Path, int, np.ndarray, np.ndarray]]:
         """For each shard that holds some: its path, how many rows it has, positions in `ids`, and the rows of these."""
@@ -155,22 +168,25 @@ class FeatureStore:
             if found.is_row.any():
                 yield found.path, len(found.ids.rows), found.positions[found.is_row], found.entries[found.is_row]
 
-    def rows(self, ids: Sequence[str]) -> Float32[np.ndarray, "row dim"]:
-        """The features of these ids, in this order; StoreError if some have none."""
-        rows = np.empty((len(ids), self.recipe["dim"]), np.float32)
-        self._gather(ids, "features", rows)
+    def rows(self, ids: Sequence[str], normalized: bool = True) -> Float32[np.ndarray, "row dim"]:
+        """The features of these ids, in this order, as unit rows or as long as they were; StoreError if some have none.
+
+        Rows of a quantised store are about as long.
+        """
+        rows = np.empty((len(ids), self.dim), np.float32)
+        self._gather(ids, lambda found: self._features(found, normalized).to_float32(), rows)
         return rows
 
     def norms(self, ids: Sequence[str]) -> Float32[np.ndarray, " row"]:
         """The L2 norm that each row had before it was scaled to unit, in the order of `ids`."""
         norms = np.empty(len(ids), np.float32)
-        self._gather(ids, "norm", norms)
+        self._gather(ids, lambda found: _column(found, "norm"), norms)
         return norms
 
     def n_tokens(self, ids: Sequence[str]) -> Int32[np.ndarray, " row"]:
         """Supervised tokens of each row, in the order of `ids`."""
         n_tokens = np.empty(len(ids), np.int32)
-        self._gather(ids, "n_tokens", n_tokens)
+        self._gather(ids, lambda found: _column(found, "n_tokens"), n_tokens)
         return n_tokens
 
     def verify(self) -> list[tuple[Path, str]]:
@@ -178,7 +194,7 @@ class FeatureStore:
         damaged = []
         for path in files.list_shards(self.folder):
             try:
-                check_shard(path, recipes.digest(self.recipe), self.recipe["dim"])
+                read_shard(path, recipes.digest(self.recipe), self.dim, self.store_dtype)
             except DamagedError as error:
                 damaged.append((path, str(error.__cause__)))
         return damaged
@@ -213,26 +229,34 @@ class FeatureStore:
             nth_copy = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
             yield _Found(path, shard, order[np.repeat(starts[places], n) + nth_copy], np.repeat(fresh, n))
 
-    def _tensor(self, found: _Found, name: str) -> np.ndarray:
-        """The found rows of one tensor of a shard."""
-        n_rows, dim = len(found.ids.rows), self.recipe["dim"]
-        is_features = name == "features"
-        tensor = map_features(found.path, n_rows, dim) if is_features else read_column(found.path, name, n_rows)
-        rows = found.entries[found.is_row]
-        return tensor if np.array_equal(rows, np.arange(n_rows)) else tensor[rows]
+    def _features(self, found: _Found, normalized: bool) -> EncodedRows:
+        """The found rows of a shard."""
+        n_rows, rows = len(found.ids.rows), found.entries[found.is_row]
+        features = map_features(found.path, n_rows, self.dim, self.store_dtype)
+        if not np.array_equal(rows, np.arange(n_rows)):
+            features = features.take(rows)
+        return features if normalized else features.scaled(_column(found, "norm"))
 
-    def _gather(self, ids: Sequence[str], name: str, out: Shaped[np.ndarray, "row ..."]) -> None:
+    def _gather(
+        self, ids: Sequence[str], read: Callable[[_Found], np.ndarray], out: Shaped[np.ndarray, "row ..."]
+    ) -> None:
         n_missing, n_skipped = len(ids), 0
         for found in self._walk(ids):
             n_missing -= len(found.positions)
             n_skipped += int((~found.is_row).sum())
             if found.is_row.any():
-                out[found.positions[found.is_row]] = self._tensor(found, name)
+                out[found.positions[found.is_row]] = read(found)
         if n_missing or n_skipped:
             raise StoreError(
                 f"{self.folder}: of {len(ids)} examples asked for {n_missing} are missing and {n_skipped} are skipped. "
                 "Run `tamis represent` for the missing ones, and leave out the skipped."
             )
+
+
+def _column(found: _Found, name: str) -> np.ndarray:
+    """The found rows of one column of a shard."""
+    column: np.ndarray = read_column(found.path, name, len(found.ids.rows))[found.entries[found.is_row]]
+    return column
 
 
 def _sortable(packed: UInt8[np.ndarray, "row 16"]) -> Shaped[np.ndarray, " row"]:

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import time
 import uuid
 from pathlib import Path
 
 SHARD_SUFFIX = ".safetensors"
 DAMAGED_SUFFIX = ".damaged"
+SIMILARITY_IDS_SUFFIX = ".ids.json"  # after the name of a matrix: its ids, see `tamis.similarity`
 _DEAD_AFTER_SECONDS = 3600.0
 
 
@@ -52,11 +54,36 @@ def remove_dead_temporaries(folder: Path) -> None:
     Age decides, because a process id says nothing on another host or in another container: a temporary file lives for
     one write of bytes already in memory, so one that nobody touched for an hour has lost its writer.
     """
-    dead_before = time.time() - _DEAD_AFTER_SECONDS
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):  # another writer may tidy up at the same time
-            if path.stat().st_mtime < dead_before:
+            if path.is_file() and is_idle(path):
                 path.unlink()
+
+
+def is_idle(path: Path) -> bool:
+    """Whether nobody wrote to this file, or to anything in this folder, for an hour; symlinks are not followed."""
+    dead_before = time.time() - _DEAD_AFTER_SECONDS
+    try:
+        return all(part.lstat().st_mtime < dead_before for part in [path, *(path.rglob("*") if path.is_dir() else ())])
+    except FileNotFoundError:  # somebody is at work there
+        return False
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; symlinks are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return sum(part.lstat().st_size for part in path.rglob("*") if part.is_symlink() or not part.is_dir())
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder, which is gone at once under its name; a symlink is removed itself."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    if not path.name.endswith(".tmp"):
+        path = path.rename(temporary_beside(path))
+    shutil.rmtree(path)
 
 
 def _sync(path: Path) -> None:

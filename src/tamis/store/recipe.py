@@ -1,5 +1,8 @@
 """The recipe of a store: what its rows are. Written once, and never mixed with another.
 
+The store dtype, see `quantize`, is under "store_dtype"; that key is not there for float16, so that stores keep the
+digest they had before there was a choice.
+
 recipe.json    {"digest": 128-bit digest of the recipe, which every shard repeats, "recipe": {…}}
 """
 
@@ -11,6 +14,7 @@ from typing import Any
 
 from tamis.errors import DamagedError, StoreError
 from tamis.store import files
+from tamis.store.quantize import StoreDtype
 
 NAME = "recipe.json"
 
@@ -20,6 +24,7 @@ def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
     asked = json.loads(json.dumps(dict(recipe), allow_nan=False))
     if not isinstance(asked.get("dim"), int) or asked["dim"] < 1:
         raise ValueError(f'expected a recipe with a positive whole number "dim", got {asked.get("dim")!r}')
+    store_dtype(asked)
     if not (folder / NAME).exists():
         folder.mkdir(parents=True, exist_ok=True)
         content = {"digest": digest(asked), "recipe": asked}
@@ -46,12 +51,42 @@ def read(folder: Path) -> dict[str, Any]:
         raise DamagedError(
             f"{path}: not the recipe that was written ({error}). Delete this file, and the next run writes it again."
         ) from error
+    store_dtype(recipe, path)
     return recipe
+
+
+def store_dtype(recipe: Mapping[str, Any], where: object = "recipe") -> StoreDtype:
+    """How the rows of this recipe are encoded; StoreError for an encoding that is not known here."""
+    asked = recipe.get("store_dtype")
+    if asked is None:
+        return "float16"
+    if asked == "int8" or asked == "sign":
+        dtype: StoreDtype = asked
+        return dtype
+    raise StoreError(
+        f'{where}: expected "store_dtype" int8 or sign, or no such key for float16, found {asked!r}. '
+        "A later tamis may know it; use that one, or another workspace folder."
+    )
+
+
+def with_store_dtype(recipe: Mapping[str, Any], dtype: StoreDtype) -> dict[str, Any]:
+    """The recipe of the same rows, encoded so."""
+    rest = {key: value for key, value in recipe.items() if key != "store_dtype"}
+    return rest if dtype == "float16" else {**rest, "store_dtype": dtype}
 
 
 def digest(recipe: Mapping[str, Any]) -> str:
     """128-bit digest of a recipe as JSON."""
-    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return _digest(recipe)
+
+
+def folder_name(recipe: Mapping[str, Any]) -> str:
+    """The name of a recipe's store among the features of a workspace."""
+    return _digest([recipe])  # a list: what `tamis.inputs.digest` makes of one part
+
+
+def _digest(content: object) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str:

@@ -2,7 +2,8 @@
 
 A shard is a safetensors file with
 
-    features  [row, dim]  float16   unit rows
+    features  [row, dim]  float16   unit rows; or int8, or bits of signs as uint8: see `quantize`
+    scale     [row]       float32   int8 alone has it
     norm      [row]       float32   the L2 norm before scaling to unit
     n_tokens  [row]       int32     supervised tokens
     ids       [row, 16]   uint8
@@ -11,7 +12,7 @@ Rows stand in the order in which the ids were assigned. All metadata is one JSON
 keys would be written in an order that varies between processes: the same content always gives the same bytes. It names
 the recipe (by its digest), so that a shard that strayed into another store is not taken for one of its own.
 
-Reading checks everything but the features, which only `check_shard` does: hashing them costs as much as using them.
+Reading checks everything but the features, which only `read_shard` does: hashing them costs as much as using them.
 """
 
 import hashlib
@@ -23,15 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from tamis.errors import DamagedError
 from tamis.store.files import SHARD_SUFFIX
+from tamis.store.quantize import EncodedRows, StoreDtype, stored_dim
 
 _FORMAT = 2
-_DTYPES = {"features": np.float16, "ids": np.uint8, "n_tokens": np.int32, "norm": np.float32}
+_DTYPES: dict[str, type[np.generic]] = {"ids": np.uint8, "n_tokens": np.int32, "norm": np.float32, "scale": np.float32}
+_FEATURES: dict[StoreDtype, tuple[type[np.generic], str]] = {  # as NumPy and as safetensors call it
+    "float16": (np.float16, "F16"),
+    "int8": (np.int8, "I8"),
+    "sign": (np.uint8, "U8"),
+}
 _ID_BYTES = 16
 
 
@@ -77,12 +84,15 @@ def shard_name(assigned: UInt8[np.ndarray, "row_or_skipped 16"]) -> str:
 def encode_shard(
     recipe_digest: str,
     ids: ShardIds,
-    features: Float16[np.ndarray, "row dim"],
+    features: Shaped[np.ndarray, "row stored"],
+    scale: Float32[np.ndarray, " row"] | None,
     norm: Float32[np.ndarray, " row"],
     n_tokens: Int32[np.ndarray, " row"],
 ) -> bytes:
     """The bytes of a shard file: a pure function of its content."""
     tensors = {"features": features, "ids": ids.rows, "n_tokens": n_tokens, "norm": norm}
+    if scale is not None:
+        tensors["scale"] = scale
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     checksums = {name: _digest(tensor.tobytes()) for name, tensor in tensors.items()}
     skipped = [list(entry) for entry in ids.skipped]
@@ -98,32 +108,41 @@ def read_ids(path: Path, recipe_digest: str) -> ShardIds:
 
 
 def read_column(path: Path, name: str, n_rows: int) -> Shaped[np.ndarray, " row"]:
-    """`norm` or `n_tokens` of a shard, checked against its checksum."""
+    """`norm`, `n_tokens` or `scale` of a shard, checked against its checksum."""
     with _opened(path) as file:
         return _tensor(file, name, (n_rows,))
 
 
-def map_features(path: Path, n_rows: int, dim: int) -> Float16[np.ndarray, "row dim"]:
-    """The features of a shard, memory-mapped; of their content nothing is checked."""
+def map_features(path: Path, n_rows: int, dim: int, dtype: StoreDtype) -> EncodedRows:
+    """The features of a shard, memory-mapped; of their content nothing is checked but the scales."""
+    shape = n_rows, stored_dim(dtype, dim)
+    numpy_type, name = _FEATURES[dtype]
     with _opened(path) as file:
         found = file.get_slice("features")
-        if (found.get_shape(), found.get_dtype()) != ([n_rows, dim], "F16"):
-            raise ValueError(f"features: expected {[n_rows, dim]} F16, found {found.get_shape()} {found.get_dtype()}")
+        if (found.get_shape(), found.get_dtype()) != ([*shape], name):
+            raise ValueError(f"features: expected {[*shape]} {name}, found {found.get_shape()} {found.get_dtype()}")
+        scale = _tensor(file, "scale", (n_rows,)) if dtype == "int8" else None
         # safetensors would copy. The file is an 8-byte length, a JSON header of that length, and the data.
         with path.open("rb") as raw:
             header_bytes = int.from_bytes(raw.read(8), "little")
             start, _ = json.loads(raw.read(header_bytes))["features"]["data_offsets"]
-        return np.memmap(path, np.float16, "r", 8 + header_bytes + start, (n_rows, dim))
+        return EncodedRows(np.memmap(path, numpy_type, "r", 8 + header_bytes + start, shape), dim, scale)
 
 
-def check_shard(path: Path, recipe_digest: str, dim: int) -> None:
-    """Read the whole shard; DamagedError names the first thing that is wrong with it."""
+def read_shard(path: Path, recipe_digest: str, dim: int, dtype: StoreDtype) -> tuple[ShardIds, dict[str, np.ndarray]]:
+    """The ids and the whole content by the names above; DamagedError names the first thing that is wrong with it."""
     with _opened(path) as file:
-        n_rows = len(_read_ids(path, file, recipe_digest).rows)
-        for name in ("features", "norm", "n_tokens"):
-            tensor = _tensor(file, name, (n_rows, dim) if name == "features" else (n_rows,))
-            if not np.isfinite(tensor).all():
+        ids = _read_ids(path, file, recipe_digest)
+        tensors: dict[str, np.ndarray] = {}
+        for name in ("features", "norm", "n_tokens", *(["scale"] if dtype == "int8" else [])):
+            if name == "features":
+                shape: tuple[int, ...] = len(ids.rows), stored_dim(dtype, dim)
+                tensors[name] = _tensor(file, name, shape, _FEATURES[dtype][0])
+            else:
+                tensors[name] = _tensor(file, name, (len(ids.rows),))
+            if not np.isfinite(tensors[name]).all():
                 raise ValueError(f"{name} holds a number that is not finite")
+    return ids, tensors
 
 
 @contextmanager
@@ -160,10 +179,11 @@ def _read_ids(path: Path, file: Any, recipe_digest: str) -> ShardIds:
     return ids
 
 
-def _tensor(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _tensor(file: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic] | None = None) -> np.ndarray:
     tensor: np.ndarray = file.get_tensor(name)
-    if tensor.shape != shape or tensor.dtype != _DTYPES[name]:
-        expected = f"{shape} {np.dtype(_DTYPES[name])}"
+    dtype = dtype or _DTYPES[name]
+    if tensor.shape != shape or tensor.dtype != dtype:
+        expected = f"{shape} {np.dtype(dtype)}"
         raise ValueError(f"{name}: expected {expected}, found {tensor.shape} {tensor.dtype}")
     if _digest(tensor.tobytes()) != _metadata(file)["checksums"][name]:
         raise ValueError(f"checksum of {name} differs")

