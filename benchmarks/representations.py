@@ -4,7 +4,7 @@
         --wanted gsm8k=gsm8k --wanted code=mbpp,codealpaca --out DIR data.pool=FILE model.name=DIR …
 
 Every representation × {top_k, round_robin} at 5%, and random picks. Settings are those of `tamis select`. DIR gets the
-workspace, each selection, results.json and tables.md. Seconds are of processor time: run it with one thread.
+workspace, each selection, results.json, tables.md and overlap.svg. Seconds are of processor time.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import numpy as np
 from tamis.config import load_config, parse_override
 from tamis.pipeline import Pipeline
 from tamis.progress import make
+from tamis.report.figures import agreement_figure, save_figure
 
 REPRESENTATIONS = ("gradient", "rds", "embed", "bm25", "dsir", "loss", "perplexity", "ifd")
 SELECTORS = ("top_k", "round_robin")
@@ -172,6 +173,8 @@ def main() -> None:
     results = run(given.out, targets, dict(parse_override(setting) for setting in given.settings))
     (given.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (given.out / "tables.md").write_text(tables(results, wanted) + "\n")
+    mean = np.mean([overlap(results, name) for name in targets], axis=0)
+    save_figure(agreement_figure(METHODS, mean, np.full_like(mean, np.nan)), given.out, "overlap")
 
 
 if __name__ == "__main__":

@@ -16,16 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from tamis.bootstrap import bootstrap as bootstrap_of
 from tamis.config import Config
+from tamis.pipeline import Pipeline
 from tamis.progress import Progress, make
+from tamis.report.figures import BLUE, ORANGE, save_figure
 from tamis.testbed import MODELS
 from tamis.testbed.experiment import Experiment
 
 SEEDS = (0, 1, 2)
 DIMS = (512, 1024, 2048, 4096)
+N_DRAWS, N_PROJECTIONS = 200, 4
 Line = dict[str, Any]
 
 
@@ -78,8 +84,6 @@ def ablations(folder: Path, kept: Kept, skills: Sequence[str], progress: Progres
         "sign of the gradient": {"represent__adam": "sign"},
         "Adam as in the published code": {"represent__adam": "less"},
         **{f"dim {dim}": {"represent__dim": dim} for dim in DIMS},
-        "int8": {"represent__store_dtype": "int8"},
-        "sign bits": {"represent__store_dtype": "sign"},
     }
     table = Table(
         "skill", "variant", "wanted", "test loss, by seed", "mean", title="LESS on the testbed, 5% of the pool"
@@ -94,6 +98,56 @@ def ablations(folder: Path, kept: Kept, skills: Sequence[str], progress: Progres
             ]
             table.add_row(skill, name, *_cells(lines))
     return table
+
+
+def bootstrap(folder: Path, kept: Kept, skills: Sequence[str], progress: Progress) -> Table:
+    """How often a row comes up among the picks of other targets and projections, if it has the skill and if not."""
+    table = Table("skill", "rows", "number", "mean inclusion", "of the picks", "firm", title=f"{N_DRAWS} draws")
+    curves = {}
+    for skill in skills:
+        here = Experiment(folder / skill, skill, progress=progress)
+        found = kept.get(skill, partial(_inclusion, here))
+        curves[skill] = found
+        for kind, rows in (("with the skill", found["wanted"]), ("others", found["others"])):
+            inclusion = [p for p, _ in rows]
+            picked = [p for p, is_pick in rows if is_pick]
+            firm = sum(p >= 0.9 for p in picked)
+            table.add_row(
+                skill, kind, f"{len(rows):,}", f"{statistics.mean(inclusion):.3f}", f"{len(picked):,}", f"{firm:,}"
+            )
+    save_figure(_curves(curves), folder, "bootstrap")
+    return table
+
+
+def _inclusion(here: Experiment) -> dict[str, list[tuple[float, bool]]]:
+    """Inclusion probability of every row, and whether it is a pick; those with the wanted skill, and others."""
+    config = here.config("less", score__bootstrap=N_DRAWS, score__projection_seeds=N_PROJECTIONS)
+    stability = bootstrap_of(Pipeline(config, here.progress))
+    found = stability.inclusion
+    rows: dict[str, list[tuple[float, bool]]] = {"wanted": [], "others": []}
+    for example, p, is_pick in zip(stability.pool, found.probability, found.is_pick, strict=True):
+        rows["wanted" if example.row_id in here.wanted else "others"].append((float(p), bool(is_pick)))
+    return rows
+
+
+def _curves(found: dict[str, dict[str, list[tuple[float, bool]]]]) -> Figure:
+    """For each skill the share of rows that come up in at least so many of the draws, by whether they have it."""
+    figure = Figure(figsize=(3.2 * len(found) + 0.6, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axis, (skill, rows) in zip(axes, found.items(), strict=True):
+        for kind, label, colour, style in (
+            ("wanted", "with the skill", BLUE, "-"),
+            ("others", "all others", ORANGE, (0, (4, 1.5))),
+        ):
+            inclusion = np.sort([p for p, _ in rows[kind]])
+            x = np.linspace(0, 1, 201)[1:]
+            y = 1 - np.searchsorted(inclusion, x) / len(inclusion)
+            axis.plot(x, 100 * y, color=colour, linestyle=style, linewidth=2.2, label=f"{label} ({len(inclusion):,})")
+        axis.set(title=skill, xlim=(0, 1), ylim=(0, 100), xlabel="in at least this share of the draws")
+        axis.legend(fontsize=9, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("% of the rows are picked")
+    return figure
 
 
 def _config(here: Experiment, method: str, seed: int, **settings: Any) -> Config:
@@ -119,7 +173,7 @@ def _cells(lines: Sequence[Line]) -> tuple[str, str, str]:
     )
 
 
-STUDIES = {"transfer": transfer, "ablations": ablations}
+STUDIES = {"transfer": transfer, "ablations": ablations, "bootstrap": bootstrap}
 
 
 def main() -> None:
