@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import features, published_way, select_store, selectors, sketch, store
+from benchmarks import features, published_way, quantized, select_store, selectors, sketch, store
 from benchmarks.common import Report, Settings, machine
 from benchmarks.workload import DEFAULTS
 from tamis.model.load import resolve_device
@@ -20,6 +20,7 @@ from tamis.model.load import resolve_device
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "features": features.run,
     "published_way": published_way.run,
+    "quantized": quantized.run,
     "select_store": select_store.run,
     "selectors": selectors.run,
     "selectors_density": selectors.run_density,
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--batch-tokens", type=int, default=DEFAULTS.batch_tokens, help="padded tokens in one batch")
     parser.add_argument("--model", metavar="DIR", help="a real model in place of random weights")
+    parser.add_argument("--workspace", type=Path, metavar="DIR", help="quantized: a real one in place of made-up rows")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         quick=given.quick,
         model=given.model,
         scratch=given.out,
+        workspace=given.workspace,
     )
     given.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -28,6 +28,7 @@ class Settings:
     quick: bool
     model: str | None
     scratch: Path  # on the disk that the store benchmark is to measure
+    workspace: Path | None = None  # where made-up rows are not wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ RATIOS = {"ratio (min)", "ratio (median)"}
 NUMBERS = {
     "features": {"plain examples/s", "tamis examples/s", "tamis tokens/s"} | RATIOS,
     "published_way": {"published examples/s", "tamis examples/s"} | RATIOS,
+    "quantized": {"MB", "score seconds", "product seconds", "read seconds", "kept by top_k", "kept by round_robin"},
     "select_store": {"seconds", "peak MB", "the same in memory"},
     "selectors": {"tamis seconds", "plain seconds", "same picks"} | RATIOS,
     "selectors_density": {"tamis seconds", "plain seconds", "tamis GFLOP/s", "product GFLOP/s"} | RATIOS,

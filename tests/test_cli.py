@@ -19,7 +19,7 @@ COMMANDS = [command.name or command.callback.__name__ for command in app.registe
 
 
 def test_commands_are_pinned(cli: Cli) -> None:
-    assert COMMANDS == ["select", "warmup", "represent", "score", "pick", "inspect", "verify", "demo"]
+    assert COMMANDS == ["select", "warmup", "represent", "score", "pick", "inspect", "compare", "verify", "demo"]
     shown = cli("--help").stdout
     assert all(f" {name} " in shown for name in COMMANDS)
 
@@ -31,7 +31,7 @@ def test_help_of_every_command(cli: Cli, name: str) -> None:
 
 def test_help_names_the_defaults(cli: Cli) -> None:
     shown = " ".join(cli("select", "--help").stdout.replace("│", " ").split())
-    for default in ("less; without target tagcos", "5%", ".tamis", "0", "auto"):
+    for default in ("less; without a target tagcos", "5%", ".tamis", "0", "auto"):
         assert f"(default: {default})" in shown
 
 

@@ -9,6 +9,7 @@ import pytest
 from tamis.config import load_config
 from tamis.errors import InputError
 from tamis.pipeline import select
+from tamis.store.convert import convert
 from tamis.verify import verify_folder
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -104,3 +105,20 @@ def test_folders_that_hold_nothing_of_tamis_are_refused(tmp_path: Path) -> None:
         verify_folder(tmp_path / "none")
     with pytest.raises(InputError, match="nothing here that tamis keeps"):
         verify_folder(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "sign"])
+def test_a_damaged_shard_of_a_quantised_store_is_set_aside_and_converted_again(
+    workspace: Path, contents: Contents, dtype: str
+) -> None:
+    shard = max(workspace.glob("features/*/*.safetensors"), key=lambda path: path.stat().st_size)
+    made = convert(shard.parent, dtype).store.folder
+    before = contents(workspace)
+    assert verify_folder(workspace) == (N_WHOLE + 3, [])
+    flip(made / shard.name)
+    n_whole, [(aside, reason)] = verify_folder(made)
+    assert (n_whole, aside) == (2, made / f"{shard.name}.damaged")
+    assert "checksum" in reason
+    assert convert(shard.parent, dtype).n_made == 1
+    aside.unlink()
+    assert contents(workspace) == before

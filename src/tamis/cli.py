@@ -1,8 +1,6 @@
 """The command line: argv and YAML → settings → one pipeline call. Only this module prints and exits."""
 
-import errno
 import inspect as signatures
-import itertools
 import logging
 import re
 import sys
@@ -12,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tamis.errors import InputError, TamisError, printable
+from tamis.commands import files
+from tamis.commands.common import FieldColumns, FormatName, ModelName, ProgressKind, RemoteCode, Template, fields, guard
+from tamis.commands.store import app as store_app
+from tamis.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from tamis.agreement import Pair
     from tamis.pipeline import Pipeline
 
 app = typer.Typer(
@@ -33,10 +33,11 @@ TargetFiles = Annotated[
     list[str] | None,
     typer.Option("--target", help="files of the examples that show the capability; NAME=FILE for each of several"),
 ]
-ModelName = Annotated[str | None, typer.Option("--model", help="model folder or hub name")]
 MethodName = Annotated[
     str | None,
-    typer.Option("--method", help="less, tagcos, bm25, random, less+knn_kde, … (default: less; without target tagcos)"),
+    typer.Option(
+        "--method", help="less, rds, embed, bm25, tagcos, less+knn_kde, … (default: less; without a target tagcos)"
+    ),
 ]
 BudgetText = Annotated[str | None, typer.Option("--budget", help="500, 5% or 200000tok (default: 5%)")]
 Out = Annotated[str | None, typer.Option("--out", help="folder to write the selection to (default: picked)")]
@@ -59,23 +60,11 @@ Memory = Annotated[str | None, typer.Option("--memory", help="for similarities a
 Limit = Annotated[int | None, typer.Option("--limit", help="only the first rows of the pool")]
 Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks (default: 0)")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N (default: auto)")]
-Template = Annotated[
-    str | None, typer.Option("--template", help="'plain' or a jinja file, instead of the tokenizer's own")
-]
-FieldColumns = Annotated[
-    list[str] | None, typer.Option("--field", help="NAME=COLUMN[,COLUMN] where fields have other names")
-]
-FormatName = Annotated[
-    str | None, typer.Option("--format", help="read rows as this format, such as preference (the chosen reply)")
-]
 OnBadRow = Annotated[
     str | None, typer.Option("--on-bad-row", help="skip (and write to rejected.jsonl) or error (default: skip)")
 ]
 MaxBadRows = Annotated[
     str | None, typer.Option("--max-bad-rows", help="more bad rows in a file stop the run (default: 5%)")
-]
-RemoteCode = Annotated[
-    bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model", show_default=False)
 ]
 Bootstrap = Annotated[
     int | None, typer.Option("--bootstrap", help="draws of target rows that tell how firm each pick is (with --out)")
@@ -83,7 +72,6 @@ Bootstrap = Annotated[
 ProjectionSeeds = Annotated[
     int | None, typer.Option("--projection-seeds", help="projections that take turns in the draws (default: 1)")
 ]
-ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
 
 _OF_SEVERAL_FILES = ("--pool", "--target", "--evaluation", "--include", "--exclude")
 _NAMED = re.compile(r"[\w-]+=")
@@ -156,7 +144,8 @@ def _score(run: "Pipeline") -> None:
 
         check_seeds(run.config)
     for scored in [run.score()] if n_seeds == 1 else run.score_seeds(n_seeds):
-        typer.echo(f"{scored.path}  {len(scored.targets):,} targets × {len(scored.pool):,} pool rows")
+        what = f"{len(scored.targets):,} targets" if scored.targets else f"ranking by {run.method.representation}"
+        typer.echo(f"{scored.path}  {what} × {len(scored.pool):,} pool rows")
 
 
 def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_out: str | None = None) -> None:
@@ -190,7 +179,7 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
         progress: ProgressKind = "auto",
     ) -> None:
         given = dict(locals())
-        _guard(lambda: action(_pipeline(given, out=default_out)))
+        guard(lambda: action(_pipeline(given, out=default_out)))
 
     if action is not _score:
         signature = signatures.signature(command)
@@ -225,19 +214,9 @@ def _pipeline(given: dict[str, Any], *, out: str | None) -> "Pipeline":
             name, _, path_of = file.partition("=")
             overrides.setdefault(f"data.targets.{name}.files", []).append(path_of)
     if given["field"]:
-        overrides["data.fields"] = _fields(given["field"])
+        overrides["data.fields"] = fields(given["field"])
     config = load_config(path, overrides)
     return Pipeline(config.model_copy(update={"out": config.out or out}), make(given["progress"]))
-
-
-def _fields(pairs: list[str]) -> dict[str, list[str]]:
-    fields = {}
-    for pair in pairs:
-        name, equals, columns = pair.partition("=")
-        if not (name and equals and columns):
-            raise InputError(f"--field: expected NAME=COLUMN[,COLUMN], got {pair!r}")
-        fields[name] = columns.split(",")
-    return fields
 
 
 _stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.", "picked")
@@ -245,239 +224,10 @@ _stage("warmup", _warm_up, "Train the LoRA checkpoints that gradient features ar
 _stage("represent", _represent, "Compute the features of the pool (and the target, if given) that the workspace lacks.")
 _stage("score", _score, "Compute the similarity of target and pool.")
 _stage("pick", _select, "Pick from what the workspace holds, and write; what it lacks is computed first.", "picked")
-
-
-@app.command()
-def inspect(
-    files: Annotated[list[str], typer.Argument(help="files to read")],
-    tokens: Annotated[bool, typer.Option("--tokens", help="show tokens, coloured where the loss counts them")] = False,
-    model: ModelName = None,
-    template: Template = None,
-    rows: Annotated[int | None, typer.Option("--rows", help="rows to show (default: 3, of many files 0)")] = None,
-    bad_rows: Annotated[int, typer.Option("--bad-rows", help="bad rows to show of a file")] = 5,
-    field: FieldColumns = None,
-    format: FormatName = None,
-    trust_remote_code: RemoteCode = None,
-) -> None:
-    """Show how files are read: format, fields, bad rows; and how rows are rendered and masked."""
-    overrides = {
-        "data.fields": _fields(field or []),
-        "data.format": format,
-        "data.max_bad_rows": "100%",
-        "model.name": model,
-        "model.template": template,
-        "model.trust_remote_code": bool(trust_remote_code),
-    }
-
-    def show() -> None:
-        from tamis.data.places import expand
-
-        if tokens and model is None:
-            raise InputError("--tokens needs a tokenizer: say --model FOLDER or hub name")
-        several = len(files) > 1
-        n_refused = 0
-        for file in expand(files) if not several else files:
-            try:
-                _inspect(file, overrides, (0 if several else 3) if rows is None else rows, bad_rows, tokens)
-            except InputError as error:
-                if not several:
-                    raise
-                n_refused += 1
-                typer.echo(f"refused: {error}")
-        if n_refused:
-            raise typer.Exit(2)
-
-    _guard(show)
-
-
-def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, tokens: bool) -> None:
-    from rich.console import Console
-
-    from tamis.config import load_config
-    from tamis.inputs import Inputs
-    from tamis.report.terminal import example_text, token_text
-
-    inputs = Inputs(load_config(None, {**overrides, "data.pool": file}), lambda _: None)
-    pool = inputs.pool
-    for report in inputs.files:
-        counted = f"{report.n_good:,} row{'s' * (report.n_good != 1)}" + (
-            f", {report.n_bad:,} bad" if report.n_bad else ""
-        )
-        equal = f"; equal to an earlier row: {pool.n_duplicates:,}" if pool.n_duplicates else ""
-        typer.echo(printable(f"{report.path}: {counted}, {report.recognised}{equal}"))
-    for bad in inputs.rejected[:n_bad]:
-        typer.echo(f"  row {bad.row}: {printable(bad.reason)}")
-    if len(inputs.rejected) > n_bad:
-        typer.echo(f"  and {len(inputs.rejected) - n_bad:,} more (--bad-rows {len(inputs.rejected)} shows them)")
-    console = Console(highlight=False)
-    for example in itertools.islice(pool, n_rows):
-        encoded = inputs.encode(example) if tokens else ""
-        if isinstance(encoded, str):
-            console.print(example_text(example), encoded)
-        else:
-            console.print(token_text(example, encoded, inputs.tokenizer, colour=console.is_terminal))
-
-
-@app.command()
-def compare(
-    selections: Annotated[list[str], typer.Argument(help="folders of selections, each FOLDER or NAME=FOLDER")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder for table, heat maps and page")] = None,
-) -> None:
-    """Tell how far selections agree, two by two: shared picks, ranks, and scores over the whole pool."""
-
-    def show() -> None:
-        from tamis import agreement
-
-        if out is not None:
-            agreement.check_place(out)
-        read = agreement.read_selections(selections)
-        pairs = agreement.compare(read)
-        if sys.stdout.isatty():
-            _show_pairs(pairs)
-        else:
-            for line in agreement.lines(pairs):
-                typer.echo(line)
-        if out is not None:
-            agreement.write(out, read, pairs)
-            files = "agreement.csv, agreement.svg, agreement.png, report.html, manifest.json"
-            typer.echo(f"written to {printable(str(out))}: {files}")
-
-    _guard(show)
-
-
-def _show_pairs(pairs: "list[Pair]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from tamis.agreement import HEADER, remarks
-
-    table = Table(pad_edge=False)
-    for place, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if place < 2 else "right", overflow="fold")
-    table.add_column("remarks", overflow="fold")
-    for pair in pairs:
-        table.add_row(*(Text(printable(cell)) for cell in pair.cells), Text("\n".join(remarks(pair))))
-    Console(highlight=False).print(table)
-
-
-@app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="a workspace, or one feature store in it")]) -> None:
-    """Check every checksum; damaged shards are named and set aside, and the next run recomputes them."""
-
-    def check() -> None:
-        from tamis.verify import verify_folder
-
-        n_whole, damaged = verify_folder(folder)
-        for path, reason in damaged:
-            typer.echo(f"damaged: {path}: {reason}")
-        typer.echo(f"{n_whole:,} files whole, {len(damaged):,} damaged")
-        if damaged:
-            raise typer.Exit(1)
-
-    _guard(check)
-
-
-store_app = typer.Typer(help="See what a workspace holds, convert its stores, and tidy up.", no_args_is_help=True)
+app.command()(files.inspect)
+app.command()(files.compare)
+app.command()(files.verify)
 app.add_typer(store_app, name="store")
-
-
-@store_app.command("info")
-def store_info(path: Annotated[Path, typer.Argument(help="a workspace, or one store")] = Path(".tamis")) -> None:
-    """What each store holds: rows, how they are kept, and their bytes; and the totals of the workspace."""
-
-    def show() -> None:
-        from tamis.store.contents import is_store, store_infos, totals
-
-        infos = store_infos(path)
-        head = ("store", "rows of", "dim", "dtype", "rows", "skipped", "shards", "size")
-        cells = [
-            (
-                info.folder.name,
-                info.what,
-                "?" if info.recipe is None else str(info.recipe["dim"]),
-                info.dtype,
-                *(f"{number:,}" for number in (info.n_rows, info.n_skipped, info.n_shards)),
-                _size(info.n_bytes),
-            )
-            for info in infos
-        ]
-        if cells:
-            typer.echo("\n".join(_aligned([head, *cells], n_left=2)))
-        for info in infos:
-            if info.problem is not None:
-                typer.echo(f"cannot be read: {printable(info.problem)}")
-        if not is_store(path):
-            for name, total in totals(path).items():
-                typer.echo(f"{name}: {total.n:,}, {_size(total.n_bytes)}")
-
-    _guard(show)
-
-
-@store_app.command("convert")
-def store_convert(
-    store: Annotated[Path, typer.Argument(help="a float16 store: a folder within the features of a workspace")],
-    dtype: Annotated[str, typer.Option("--dtype", help="int8 (half the size) or sign (a sixteenth)")],
-) -> None:
-    """Make the store beside it that `represent.store_dtype` would make; the float16 store stays."""
-
-    def make() -> None:
-        from tamis.store.convert import convert
-
-        done = convert(store, dtype)  # type: ignore[arg-type]
-        kept = "" if done.n_made == done.n_shards else f", {done.n_shards - done.n_made:,} were there"
-        typer.echo(f"{done.store.folder}  {done.n_made:,} shards made{kept}")
-        typer.echo(f"{_size(done.bytes_before)} as float16, {_size(done.bytes_after)} as {dtype}")
-
-    _guard(make)
-
-
-@store_app.command("gc")
-def store_gc(
-    workspace: Annotated[Path, typer.Argument(help="a workspace")] = Path(".tamis"),
-    yes: Annotated[bool, typer.Option("--yes", help="delete what is listed")] = False,
-    similarities: Annotated[
-        bool, typer.Option("--similarities", help="all similarities too: they are computed again in seconds")
-    ] = False,
-    checkpoints: Annotated[
-        list[Path] | None, typer.Option("--checkpoints", help="a warm-up kept elsewhere, whose features are to stay")
-    ] = None,
-) -> None:
-    """List what nothing in a workspace needs any more, with the reason; with --yes delete it."""
-
-    def tidy() -> None:
-        from tamis.store.leftovers import leftovers, remove
-
-        found = leftovers(workspace, similarities=similarities, checkpoints=checkpoints or [])
-        for leftover in found:
-            typer.echo(printable(f"{_size(leftover.n_bytes):>9}  {leftover.path}: {leftover.reason}"))
-        counted = f"{len(found):,} things" if len(found) > 1 else "1 thing"
-        total = f"{counted}, {_size(sum(leftover.n_bytes for leftover in found))}"
-        if not found:
-            typer.echo("nothing to delete")
-        elif yes:
-            typer.echo(f"{_size(remove(found))} deleted")
-        else:
-            typer.echo(f"{total}; nothing is deleted without --yes")
-
-    _guard(tidy)
-
-
-def _size(n_bytes: int) -> str:
-    for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= divisor:
-            return f"{n_bytes / divisor:.1f} {unit}"
-    return f"{n_bytes} B"
-
-
-def _aligned(rows: list[tuple[str, ...]], n_left: int) -> list[str]:
-    """Lines of columns two spaces apart; all but the first `n_left` end at the right."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(f"{cell:{'<' if place < n_left else '>'}{widths[place]}}" for place, cell in enumerate(row))
-        for row in cells
-    ]
 
 
 @app.command()
@@ -498,23 +248,7 @@ def demo(
             raise InputError(f"--learner: expected {' or '.join(MODELS)}, got {learner!r}")
         typer.echo(run_demo(out, skill, make(progress), learner))  # type: ignore[arg-type]
 
-    _guard(show)
-
-
-def _guard(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except TamisError as error:
-        typer.echo(f"tamis: {printable(str(error))}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        typer.echo("tamis: interrupted; the same command goes on from what is finished", err=True)
-        raise typer.Exit(130) from error
-    except OSError as error:
-        hint = "; free some, and the same command goes on from what is finished" if error.errno == errno.ENOSPC else ""
-        where = error.filename or "the workspace or the output folder"
-        typer.echo(f"tamis: {where}: {error.strerror or error}{hint}", err=True)
-        raise typer.Exit(2) from error
+    guard(show)
 
 
 def _version(asked: bool) -> bool:

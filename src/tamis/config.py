@@ -121,12 +121,13 @@ class ModelConfig(_Stage):
 
 
 class WarmupConfig(_Stage):
-    """LoRA warm-up (LESS, section 4.1). The defaults are the paper's; tiny models want a far larger learning rate."""
+    """Warm-up (LESS, section 4.1). The defaults are the paper's; tiny models want a far larger learning rate."""
 
     checkpoints: str | None = Field(None, description="a finished warm-up's folder, used instead of a warm-up")
     share: Percentage = Field("5%", description="share of the pool it trains on")
     min_examples: int = Field(500, ge=1, description="but at least so many, where there are")
-    epochs: int = Field(4, ge=1)
+    tuning: Literal["lora", "full"] = Field("lora", description="what is trained: a LoRA adapter, or every weight")
+    epochs: int = Field(4, ge=0, description="0: no warm-up; gradients are taken at the base model")
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(32, ge=1)
     micro_batch_size: int = Field(4, ge=1, description="rows through the model at once; divides batch_size")

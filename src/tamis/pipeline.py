@@ -208,10 +208,10 @@ class Pipeline:
                 targets = self.target_rows.examples
         if targets is None and self.inputs.has_target:
             self.progress.note(f"{self.method.name} does not look at the target, but for leaks")
-        parts = self._targets_of(targets)
+        parts = self.targets_of(targets)
         with self.stage("pick", 0):
             rankings = [
-                Ranking(name, weight, selector.nested, partial(self._rank, scored, pool, part))
+                Ranking(name, weight, selector.nested, partial(self.rank, scored, pool, part))
                 for name, weight, part in parts
             ]
             picked = pick(self.config, self.inputs, pool, rankings, self.progress.note)
@@ -236,7 +236,7 @@ class Pipeline:
                 },
             )
 
-    def _targets_of(self, targets: Pool | None) -> list[tuple[str, float, slice]]:
+    def targets_of(self, targets: Pool | None) -> list[tuple[str, float, slice]]:
         """Name, weight and rows of each target; one that stands for all where the method looks at none."""
         if targets is None or not self.config.data.targets:
             return [("target", 1.0, slice(None))]
@@ -250,7 +250,7 @@ class Pipeline:
             start += n_rows
         return parts
 
-    def _rank(self, scored: Similarity | None, pool: Pool, part: slice, n_examples: int) -> Picks:
+    def rank(self, scored: Similarity | None, pool: Pool, part: slice, n_examples: int) -> Picks:
         """The first n_examples picks of the selector, by one target's rows."""
         selector = SELECTORS[self.method.selector]
         available: dict[str, Callable[[], Any]] = {

@@ -109,3 +109,9 @@ def test_gc_of_features_whose_checkpoint_is_gone(cli, workspace: Path) -> None:
     cli("store", "gc", workspace, "--yes")
     assert len(list((workspace / "features").iterdir())) == 2
     assert cli("verify", workspace).stdout.endswith(" 0 damaged\n")
+
+
+@pytest.mark.parametrize("name", ["info", "convert", "gc"])
+def test_help(cli, name: str) -> None:
+    assert f"Usage: tamis store {name} " in cli("store", name, "--help").stdout
+    assert f" {name} " in cli("store", "--help", code=None).stdout

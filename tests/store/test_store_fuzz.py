@@ -12,21 +12,23 @@ from hypothesis import strategies as st
 from tamis.errors import StoreError
 from tamis.similarity import load_similarity, save_similarity
 from tamis.store import FeatureStore
+from tamis.store.quantize import STORE_DTYPES
+from tamis.store.recipe import with_store_dtype
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, rows) -> dict[Path, bytes]:
+@pytest.fixture(scope="module", params=STORE_DTYPES)
+def whole(tmp_path_factory: pytest.TempPathFactory, rows, request: pytest.FixtureRequest) -> dict[Path, bytes]:
     """A store of one shard and a similarity: their files and bytes."""
     folder = tmp_path_factory.mktemp("fuzz")
-    store = FeatureStore.open(folder / "store", rows.recipe)
+    store = FeatureStore.open(folder / "store", with_store_dtype(rows.recipe, request.param))
     rows.fill(store, rows.ids(12), rows_per_shard=12)
     save_similarity(folder / "S.npy", MATRIX, rows.ids(2), rows.ids(3))
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_changed_files(whole: dict[Path, bytes], rows, data: st.DataObject) -> None:
     for path, content in whole.items():

@@ -7,18 +7,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tamis.testbed import MODEL, SKILLS, make_pool, make_target
+from tamis.testbed import MODELS, SKILLS, make_pool, make_target
 from tamis.testbed.pretrain import ALL_WORDS, SPECIAL_TOKENS
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(MODEL)
+@pytest.fixture(scope="module", params=MODELS)
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+def tokenizer(size: str) -> Any:
+    return AutoTokenizer.from_pretrained(MODELS[size])
+
+
+@pytest.fixture(scope="module")
+def model(size: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(MODELS[size], dtype=torch.float32).eval()
 
 
 def mean_loss(model: Any, tokenizer: Any, prompt: str, answer: str) -> float:
@@ -30,9 +35,10 @@ def mean_loss(model: Any, tokenizer: Any, prompt: str, answer: str) -> float:
         return float(model(input_ids=torch.tensor([start + end]), labels=labels).loss)
 
 
-def test_small_and_ordinary(model: Any) -> None:
-    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 8_000_000
-    assert 1_000_000 <= model.num_parameters() <= 2_000_000
+def test_small_and_ordinary(model: Any, size: str) -> None:
+    assert sum(path.stat().st_size for path in MODELS[size].iterdir()) <= 8_000_000
+    lowest, highest = {"small": (1_000_000, 2_000_000), "larger": (3_000_000, 4_000_000)}[size]
+    assert lowest <= model.num_parameters() <= highest
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     assert {"q_proj", "k_proj", "v_proj", "o_proj"} <= names
 

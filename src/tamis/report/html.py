@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
 from tamis.data.example import Example
 from tamis.data.selection import Selection
@@ -63,6 +64,11 @@ def render(selection: Selection, manifest: dict[str, Any]) -> str:
     )
 
 
+def render_page(template: str, **values: Any) -> str:
+    """A page by its template. Text is escaped; `Markup`, such as a figure of our own, stands as it is."""
+    return _environment().get_template(template).render(values)
+
+
 def render_table(title: str, paragraphs: Sequence[str], header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     """A page with a few paragraphs and one table."""
     return (
@@ -76,10 +82,14 @@ def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=lambda value: printable(value, "\n\t") if isinstance(value, str) else value,
+        finalize=_shown_value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown_value(value: Any) -> Any:
+    return printable(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _shown(example: Example) -> list[tuple[str, str]]:

@@ -11,6 +11,8 @@ from tamis.store.feature_store import FeatureStore
 from tamis.store.quantize import STORE_DTYPES, StoreDtype, quantize
 from tamis.store.shards import encode_shard, read_shard
 
+_TO: dict[str, StoreDtype] = {dtype: dtype for dtype in STORE_DTYPES if dtype != "float16"}
+
 
 @dataclass(frozen=True, slots=True)
 class Converted:
@@ -23,7 +25,7 @@ class Converted:
     bytes_after: int
 
 
-def convert(folder: Path, dtype: StoreDtype, advance: Callable[[int, int], object] = lambda *_: None) -> Converted:
+def convert(folder: Path, dtype: str, advance: Callable[[int, int], object] = lambda *_: None) -> Converted:
     """Make the store beside this one that a run with this dtype would make, shard by shard.
 
     Shards that are there are passed over, so that an interrupted conversion goes on; any number of processes may
@@ -33,8 +35,9 @@ def convert(folder: Path, dtype: StoreDtype, advance: Callable[[int, int], objec
     first damaged shard: rows are checked before they are rounded.
     """
     source = FeatureStore.load(folder)
-    if dtype == "float16" or dtype not in STORE_DTYPES:
-        raise InputError(f"expected a dtype to convert to of {', '.join(STORE_DTYPES[1:])}, got {dtype!r}")
+    if dtype not in _TO:
+        raise InputError(f"expected a dtype to convert to of {', '.join(_TO)}, got {dtype!r}")
+    to = _TO[dtype]
     if source.store_dtype != "float16":
         raise InputError(
             f"{folder}: its rows are {source.store_dtype}, and only float16 can be converted: rounded rows cannot be "
@@ -42,14 +45,14 @@ def convert(folder: Path, dtype: StoreDtype, advance: Callable[[int, int], objec
         )
     if source.dim == 1:
         raise InputError(f"{folder}: its rows are one number each, which no other dtype makes smaller")
-    recipe = recipes.with_store_dtype(source.recipe, dtype)
+    recipe = recipes.with_store_dtype(source.recipe, to)
     # Not `folder.parent`: that of "." is "."
     target = FeatureStore.open(folder.absolute().parent / recipes.folder_name(recipe), recipe)
     shards, n_made = files.list_shards(folder), 0
     for number, path in enumerate(shards, 1):
         if not (target.folder / path.name).exists():
             ids, tensors = read_shard(path, recipes.digest(source.recipe), source.dim, "float16")
-            encoded = quantize(tensors["features"], dtype)
+            encoded = quantize(tensors["features"], to)
             data = encode_shard(recipes.digest(recipe), ids, *encoded, tensors["norm"], tensors["n_tokens"])
             files.put(target.folder / path.name, data)
             n_made += 1

@@ -61,7 +61,10 @@ def leftovers(workspace: Path, *, similarities: bool = False, checkpoints: Seque
         made_at = store.recipe.get("checkpoint") if store.recipe.get("kind") == "gradient" else None
         if known and made_at is not None and made_at not in known:
             if files.is_idle(folder):
-                reason = f"its checkpoint {str(made_at)[:8]} is not in {workspace / 'checkpoints'}"
+                reason = (
+                    f"its checkpoint {str(made_at)[:8]} is not in {workspace / 'checkpoints'} (say where a warm-up "
+                    "is kept elsewhere: --checkpoints)"
+                )
                 found = [*(other for other in found if other.path.parent != folder), _leftover(folder, reason)]
             continue
         found += [_leftover(path, "other shards hold all of its ids") for path in _superfluous(store)]

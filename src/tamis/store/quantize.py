@@ -6,8 +6,6 @@
               The bits that fill up the last byte are 0
 
 Int8 and sign are always made from the row as float16, so that a float16 store can be turned into the same bytes later.
-
-Departures: LESS, arXiv 2402.04333, keeps float16; a scale for each row and signs are common for embeddings.
 """
 
 from dataclasses import dataclass, replace

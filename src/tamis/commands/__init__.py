@@ -1,0 +1,1 @@
+"""Commands beside those that run the pipeline, and what all commands share."""
