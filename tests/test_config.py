@@ -76,7 +76,7 @@ def test_other_words_are_no_override(text: str) -> None:
         ("warmup.share", "0%", "expected a percentage above 0"),
         ("warmup.share", "101%", "expected a percentage such as 5%"),
         ("warmup.batch_size", 6, "warmup: expected a batch_size that is a multiple of micro_batch_size, got 6 and 4$"),
-        ("warmup.epochs", 0, r"warmup.epochs: Input should be greater than or equal to 1 \(got 0\)"),
+        ("warmup.epochs", -1, r"warmup.epochs: Input should be greater than or equal to 0 \(got -1\)"),
         ("model.dtype", "float16", r"model.dtype: Input should be 'auto', 'float32' or 'bfloat16' \(got 'float16'\)"),
         ("represent.adam", "adam", "represent.adam: Input should be 'torch', 'less', 'sgd' or 'sign'"),
         ("seed.x", 1, r"settings: seed: Input should be a valid integer \(got \{'x': 1\}\)"),

@@ -193,3 +193,25 @@ def test_dsir_keeps_groups_and_named_targets_apart(run: Any, settings: dict[str,
     one = run("dsir", **{"data.target": [], **named})
     assert np.array_equal(one.score().values, np.concatenate([values, values]))
     assert run("dsir", represent__smoothing=1.0).score().path != run("dsir").score().path
+
+
+def test_without_warm_up_the_adapter_is_untrained_and_adam_takes_its_first_step(run: Any, recorder: Any) -> None:
+    from safetensors.numpy import load_file
+
+    one = run("less", warmup__epochs=0)
+    [checkpoint] = one.checkpoints
+    assert (checkpoint.folder.name, checkpoint.step, checkpoint.mean_learning_rate) == ("epoch-0", 0, 1e-2)
+    weights = load_file(checkpoint.folder / "adapter_model.safetensors")
+    assert all(bool(w.any()) == ("lora_A" in name) for name, w in weights.items())  # PEFT starts with B = 0
+    assert not any(w.any() for w in load_file(checkpoint.folder / "adam.safetensors").values())
+    assert len(one.pick()) == 6
+    again = run("less", second := recorder(), warmup__epochs=0)
+    assert again.checkpoints == one.checkpoints
+    assert again.pick().ids == one.pick().ids
+    assert set(second.n_todo.values()) == {0}
+    # Γ = g / (|g| + ε): of every coordinate that is not tiny the sign
+    none = {"represent__projection": "none", "warmup__epochs": 0}
+    adam, sign = (run("less", represent__adam=form, **none).pool_rows for form in ("torch", "sign"))
+    np.testing.assert_allclose(
+        adam.stores[0].rows(adam.examples.ids), sign.stores[0].rows(sign.examples.ids), atol=3e-3
+    )

@@ -1,17 +1,21 @@
-"""The warm-up: LoRA checkpoints of the base model, trained on a seeded share of the pool, found again or given."""
+"""The warm-up: checkpoints of the base model, of its LoRA adapter or as a whole, made, found again or given.
+
+It is trained on a seeded share of the pool; without epochs it is the model as it is.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock
+from torch import nn
 
 from tamis.config import Config, home
 from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
-from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints
+from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints, save_untrained
 from tamis.model.foreign import given_checkpoints
-from tamis.model.load import LoraSettings, add_lora, load_base
+from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, load_full, refuse_full
 from tamis.progress import Advance
 
 Stage = Callable[[str, int], AbstractContextManager[Advance]]
@@ -27,6 +31,13 @@ def warm_up(
         found = given_checkpoints(folder, inputs.source, inputs.base_digest, imports, note)
         inputs.check_base(found[0].base_digest, warmup.checkpoints)
         return found
+    lora = None
+    if warmup.tuning == "lora":
+        lora = LoraSettings(warmup.lora_rank, warmup.lora_alpha, warmup.lora_dropout, warmup.lora_targets)
+    else:
+        refuse_full(inputs.source)
+    if warmup.epochs == 0:
+        return [_untrained(config, inputs, lora, workspace, stage, note)]
     rows = inputs.warmup_rows()
     if warmup.warmup_ratio and warmup.epochs == 1 and len(rows) <= warmup.batch_size:
         raise InputError(
@@ -43,7 +54,6 @@ def warm_up(
         seed=config.seed,
         activation_checkpointing=warmup.activation_checkpointing,
     )
-    lora = LoraSettings(warmup.lora_rank, warmup.lora_alpha, warmup.lora_dropout, warmup.lora_targets)
     name = digest(inputs.base_digest, inputs.chat.fingerprint, inputs.dtype, lora, settings, [e.id for e, _ in rows])
     folder = workspace / "checkpoints" / name
     done = finished_checkpoints(folder)
@@ -58,7 +68,7 @@ def warm_up(
     folder.mkdir(parents=True, exist_ok=True)
     # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
     with FileLock(folder / "lock"), stage("warm up", n_tokens) as advance:
-        model = add_lora(load_base(inputs.source), lora, config.seed)
+        model = _fresh(inputs.source, lora, config.seed)
         check_layers(model)
         return train(
             model,
@@ -69,3 +79,34 @@ def warm_up(
             advance=advance,
             note=note,
         )
+
+
+def _fresh(source: ModelSource, lora: LoraSettings | None, seed: int) -> nn.Module:
+    return load_full(source) if lora is None else add_lora(load_base(source), lora, seed)
+
+
+def _untrained(
+    config: Config,
+    inputs: Inputs,
+    lora: LoraSettings | None,
+    workspace: Path,
+    stage: Stage,
+    note: Callable[[str], None],
+) -> Checkpoint:
+    """The checkpoint `epoch-0` of a warm-up without epochs; no row of the pool has a part in it."""
+    rate = config.warmup.learning_rate
+    folder = workspace / "checkpoints" / digest("untrained", inputs.base_digest, inputs.dtype, lora, rate, config.seed)
+    if done := finished_checkpoints(folder):
+        note(f"no warm-up: {done[0].folder} found")
+        return done[0]
+    from tamis.representations.gradient import check_layers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"), stage("warm up", 0):
+        if done := finished_checkpoints(folder):
+            return done[0]
+        model = _fresh(inputs.source, lora, config.seed)
+        check_layers(model)
+        made = save_untrained(folder / "epoch-0", model, mean_learning_rate=rate, base_digest=inputs.base_digest)
+    note(f"no warm-up: gradients are taken at {made.folder}")
+    return made

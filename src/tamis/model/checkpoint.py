@@ -1,10 +1,12 @@
-"""A checkpoint of the warm-up: LoRA adapter, Adam moments by parameter name, step, mean learning rate.
+"""A checkpoint of the warm-up: what was trained, Adam moments by parameter name, step, mean learning rate.
 
-    <folder>/adapter_config.json, adapter_model.safetensors    as PEFT writes them
+    <folder>/adapter_config.json, adapter_model.safetensors    of LoRA, as PEFT writes them
+             config.json, model.safetensors, …                 of full tuning, as transformers writes a model
              adam.safetensors                                  exp_avg/<name>, exp_avg_sq/<name>
              checkpoint.json                                   the rest
 
-A folder appears under its name only when it is whole.
+A weight that several layers share has one name, that of the first in the model's order. A folder appears under its name
+only when it is whole.
 """
 
 import hashlib
@@ -19,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tamis.errors import DamagedError, StoreError
-from tamis.model.load import ModelSource, attach_adapter, load_base, trainable
+from tamis.errors import DamagedError, ModelError, StoreError
+from tamis.model.load import ModelSource, attach_adapter, load_base, refuse_full, trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """See the module's page. `fingerprint` is a 128-bit digest of the base model, adapter, moments and step."""
+    """See the module's page. `fingerprint` is a 128-bit digest of the base model, weights, moments and step."""
 
     folder: Path
     step: int
@@ -77,7 +79,7 @@ def _fingerprint(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, mean_learning_rate: float, base_digest: str
 ) -> Checkpoint:
-    """Write a checkpoint of a PEFT model and its Adam optimizer; whole or absent."""
+    """Write a checkpoint of a PEFT model, or of a whole one, and its Adam optimizer; whole or absent."""
     names = {parameter: name for name, parameter in trainable(model).items()}
     tensors: dict[str, Tensor] = {}
     steps: set[int] = set()
@@ -92,7 +94,6 @@ def save_checkpoint(
     if len(steps) != 1:
         raise StoreError(f"expected every parameter at one step, found steps {sorted(steps)}")
     group = optimizer.param_groups[0]
-    weights = {name: parameter.detach().cpu() for name, parameter in trainable(model).items()}
     facts = {
         "step": steps.pop(),
         "mean_learning_rate": mean_learning_rate,
@@ -100,12 +101,43 @@ def save_checkpoint(
         "eps": float(group["eps"]),
         "base_digest": base_digest,
     }
+    return _save(folder, model, tensors, facts)
+
+
+def save_untrained(folder: Path, model: nn.Module, *, mean_learning_rate: float, base_digest: str) -> Checkpoint:
+    """Write a checkpoint of a model before any training: moments all zero, at step 0, of AdamW's default betas."""
+    moments = {
+        f"{kind}/{name}": torch.zeros(parameter.shape)
+        for name, parameter in trainable(model).items()
+        for kind in ("exp_avg", "exp_avg_sq")
+    }
+    facts = {
+        "step": 0,
+        "mean_learning_rate": mean_learning_rate,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "base_digest": base_digest,
+    }
+    return _save(folder, model, moments, facts)
+
+
+def _save(folder: Path, model: nn.Module, moments: dict[str, Tensor], facts: dict[str, Any]) -> Checkpoint:
+    parameters = trainable(model)
 
     def save_adapter(target: Path) -> None:
         model.save_pretrained(target)  # type: ignore[operator]
         (target / "README.md").unlink(missing_ok=True)  # PEFT's model card: nothing but placeholders
 
-    return write_checkpoint(folder, tensors, weights, facts, save_adapter)
+    def save_whole(target: Path) -> None:
+        # One file, each weight once, under the names that the moments have: some families' own format has others
+        others = set(dict(model.named_parameters(remove_duplicate=False))) - set(parameters)
+        state = {name: tensor for name, tensor in model.state_dict().items() if name not in others}
+        save: Any = model.save_pretrained
+        save(target, state_dict=state, max_shard_size=2**62, save_original_format=False)
+
+    weights = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+    is_adapter = hasattr(model, "peft_config")
+    return write_checkpoint(folder, moments, weights, facts, save_adapter if is_adapter else save_whole)
 
 
 def write_checkpoint(
@@ -113,17 +145,17 @@ def write_checkpoint(
     moments: dict[str, Tensor],
     weights: dict[str, Tensor],
     facts: dict[str, Any],
-    save_adapter: Callable[[Path], None],
+    save_weights: Callable[[Path], None],
 ) -> Checkpoint:
-    """Write a checkpoint from its parts, whole or absent; save_adapter writes the adapter's files into a folder."""
+    """Write a checkpoint from its parts, whole or absent; save_weights writes the files of `weights` into a folder."""
     fingerprint = _fingerprint({**moments, **weights}, {k: v for k, v in facts.items() if "rate" not in k})
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_adapter(temporary)
+    save_weights(temporary)
     save_file(moments, temporary / "adam.safetensors")
     (temporary / "checkpoint.json").write_text(json.dumps({**facts, "fingerprint": fingerprint}, indent=2) + "\n")
-    for path in temporary.iterdir():
+    for path in filter(Path.is_file, temporary.iterdir()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
@@ -145,12 +177,30 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def load_model_at(source: ModelSource, checkpoint: Checkpoint) -> nn.Module:
     """The model as it was at a checkpoint, in evaluation mode; what was trained is trainable, in the base's dtype."""
-    load_weights(checkpoint)  # a damaged file is named before PEFT stumbles over it
-    return attach_adapter(load_base(source), checkpoint.folder)
+    weights = load_weights(checkpoint)  # a damaged file is named before PEFT stumbles over it
+    if not _is_full(checkpoint):
+        return attach_adapter(load_base(source), checkpoint.folder)
+    refuse_full(source)
+    model = load_base(source).requires_grad_(True)
+    parameters = trainable(model)
+    for name in sorted(parameters.keys() | weights.keys()):
+        found, wanted = (tuple(held[name].shape) if name in held else "none" for held in (weights, parameters))
+        if found != wanted:
+            raise ModelError(f"{checkpoint.folder}: {name} has shape {found}, that of {source.name} has {wanted}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    return model
+
+
+def _is_full(checkpoint: Checkpoint) -> bool:
+    return (checkpoint.folder / "config.json").is_file()
 
 
 def finished_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The epochs 1, 2, … that a training in this folder has finished, in order."""
+    """The epochs 1, 2, … that a training in this folder has finished, in order; epoch 0 where there is no training."""
+    if (folder / "epoch-0").is_dir():
+        return [read_checkpoint(folder / "epoch-0")]
     done: list[Checkpoint] = []
     while (path := folder / f"epoch-{len(done) + 1}").is_dir():
         done.append(read_checkpoint(path))
@@ -158,7 +208,10 @@ def finished_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Float32[Tensor, "..."]]:
-    """Adapter weights by stable name, float32."""
+    """What was trained, by stable name, float32: an adapter's weights or all of the model's."""
+    if _is_full(checkpoint):
+        weights = _load(checkpoint.folder / "model.safetensors")
+        return {name: weights[name].float() for name in _trained_names(checkpoint) if name in weights}
     return {name: tensor.float() for name, tensor in _load(checkpoint.folder / "adapter_model.safetensors").items()}
 
 
@@ -185,10 +238,22 @@ def _named(adam: dict[str, Tensor], kind: str, device: torch.device) -> dict[str
     return {n.removeprefix(f"{kind}/"): t.flatten().to(device) for n, t in adam.items() if n.startswith(f"{kind}/")}
 
 
+def _trained_names(checkpoint: Checkpoint) -> list[str]:
+    """A model's file may hold buffers too."""
+    path = checkpoint.folder / "adam.safetensors"
+    try:
+        with safe_open(path, "pt") as adam:
+            return [name.removeprefix("exp_avg/") for name in adam.keys() if name.startswith("exp_avg/")]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DamagedError(
-            f"{path}: cannot be read ({error}); remove its folder and run `tamis warmup` again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DamagedError:
+    return DamagedError(f"{path}: cannot be read ({error}); remove its folder and run `tamis warmup` again")

@@ -5,7 +5,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tamis.errors import ModelError
+from tamis.errors import InputError, ModelError
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -119,6 +119,26 @@ def load_base(source: ModelSource) -> nn.Module:
             module.support_avx512bf16_for_cpu = False
     frozen: nn.Module = model.requires_grad_(False)
     return frozen.eval()
+
+
+def refuse_full(source: ModelSource) -> None:
+    """InputError for a model that is held in a way in which it cannot be trained as a whole."""
+    if source.quantization != "none":
+        raise InputError(
+            f"warmup.tuning=full trains all weights, and those of model.quantization={source.quantization} are rounded "
+            "to integers, which have no gradient: expected model.quantization=none, or warmup.tuning=lora"
+        )
+    if source.device_map is not None:
+        raise InputError(
+            f"warmup.tuning=full is for a model on one device, got model.device_map={source.device_map}: "
+            "leave it out, or use warmup.tuning=lora"
+        )
+
+
+def load_full(source: ModelSource) -> nn.Module:
+    """The base model to be trained as a whole: every parameter trainable, in float32 whatever the source's dtype."""
+    refuse_full(source)
+    return load_base(replace(source, dtype="float32")).requires_grad_(True)
 
 
 def _device_map(source: ModelSource, device: torch.device) -> str | dict[str, Any]:

@@ -99,7 +99,8 @@ class _Recorder(TrainerCallback):
             optimizer = getattr(now["optimizer"], "optimizer", now["optimizer"])  # accelerate's wrapper
             moments = [t for held in optimizer.state.values() for t in held.values() if isinstance(t, Tensor)]
             if not all(torch.isfinite(t).all() for t in [*trainable(now["model"]).values(), *moments]):
-                raise _not_finite("adapter or its Adam moments", state, args)  # and keep no checkpoint of it
+                what = "adapter" if hasattr(now["model"], "peft_config") else "model"
+                raise _not_finite(f"{what} or its Adam moments", state, args)  # and keep no checkpoint of it
             self._save(round(state.epoch), now["model"], optimizer, sum(self._rates) / len(self._rates))
             self._rates.clear()
 
@@ -154,7 +155,8 @@ def train(
     epoch with fewer rows at once, the step being the same to rounding; `note` gets a sentence about that.
     """
     device = input_device(model)
-    start = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
+    # On the CPU: of a whole model a second copy is much
+    start = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trainable(model).items()}
     attempts = Attempts(advance)
     while True:
         try:

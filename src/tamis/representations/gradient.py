@@ -1,13 +1,15 @@
-"""Gradient features: Π Γ(∇ℓ(z; θ)) of every example z, over the LoRA parameters.
+"""Gradient features: Π Γ(∇ℓ(z; θ)) of every example z, over the trained parameters: a LoRA adapter's, or all.
 
-ℓ is the mean cross-entropy of the supervised tokens, Γ a step direction (`adam`), Π a projection. A tap on each adapter
-layer forms the examples' own gradients from the layer's inputs x and output gradients δ of a whole batch,
-g_i = Σ_t δ_it x_itᵀ, and passes each on, block by block, Adam → projection → accumulator, inside the backward pass: of
-the batch × parameters matrix only one layer's part exists at a time. No weight gradient is computed besides.
+ℓ is the mean cross-entropy of the supervised tokens, Γ a step direction (`adam`), Π a projection. A tap on each trained
+layer forms the examples' own gradients from the layer's inputs and output gradients of a whole batch (`taps`), and
+passes each on, block by block, Adam → projection → accumulator, inside the backward pass: of the batch × parameters
+matrix only one layer's part exists at a time, and of a large layer only that of a few examples. No weight gradient is
+computed besides. (Of an output layer that shares the embedding's weight, inputs and output gradients are kept until
+the embedding's are there: Adam's division takes their sum.)
 
-Not covered: trainable parameters other than the weights of bias-free `nn.Linear` layers called once a pass on
-[batch, seq, in] (DoRA magnitudes, LoRA on embeddings, mixture-of-experts layers that regroup tokens). Such a layer is
-named in an error before any work starts.
+Not covered: parameters of other layers than `taps` lists, shared parameters but for that one, layers that run more than
+once a pass or regroup tokens (experts of a mixture). When the taps are set, the gradients of a tiny batch are compared
+with autograd's, and a parameter whose gradients differ is named in an error before any work starts.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,76 +28,39 @@ from tamis.model.batch import Batch, check_causal, collate, example_losses
 from tamis.model.load import input_device, trainable
 from tamis.representations.adam import Direction
 from tamis.representations.projection import Projection
+from tamis.representations.tap_check import TapCheck
+from tamis.representations.taps import Forming, Gradients, Sink, Site, Tap, inputs_of, sites
 
-Sink = Callable[[str, Tensor, Tensor], None]
-
-
-class _Tap(torch.autograd.Function):
-    """Identity on a layer's output. In the backward pass it shows (input, output gradient) to a sink.
-
-    The input is saved as autograd saves it, so activation checkpointing recomputes it like everything else.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, name: str, sink: Sink) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.name, ctx.sink = name, sink
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Any) -> tuple[Tensor, None, None, None]:
-        (x,) = ctx.saved_tensors
-        ctx.sink(ctx.name, x.detach(), grad[0])
-        return grad[0], None, None, None
-
-
-def tapped_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """{stable parameter name: the nn.Linear it is the weight of}, for every trainable parameter.
-
-    Raises ModelError naming the first parameter that is no such weight.
-    """
-    owners = {id(p): (m, leaf) for m in model.modules() for leaf, p in m.named_parameters(recurse=False)}
-    layers: dict[str, nn.Linear] = {}
-    for name, parameter in trainable(model).items():
-        owner, leaf = owners[id(parameter)]
-        if not isinstance(owner, nn.Linear) or leaf != "weight":
-            raise ModelError(
-                f"cannot form per-example gradients of {name!r}: it is {leaf!r} of a {type(owner).__name__}, and only "
-                "weights of Linear layers are covered. Adapt Linear layers alone (plain LoRA without DoRA, "
-                "modules_to_save or trainable biases)"
-            )
-        layers[name] = owner
-    if not layers:
-        raise ModelError("the model has no trainable parameter: load its adapter with is_trainable=True")
-    return layers
+_PART_BYTES = 2**30  # of one layer's gradients, formed at once; a LoRA layer's are far below
 
 
 class GradientFeatures:
     """Feature rows of batches, for one model, direction and projection. A context manager: taps are removed on exit.
 
-    The adapter's parameters are frozen while it is open: the taps take the place of their gradients.
+    The trained parameters are frozen while it is open: the taps take the place of their gradients.
     """
 
     def __init__(self, model: nn.Module, direction: Direction, projection: Projection) -> None:
         self._model, self._direction, self._projection = model, direction, projection
-        self._layers = tapped_layers(model)
-        if direction.names is not None and (odd := sorted(direction.names ^ self._layers.keys())):
+        self._sites = sites(model)
+        self._parameters = trainable(model)
+        if direction.names is not None and (odd := sorted(direction.names ^ self._parameters.keys())):
             raise ModelError(f"Adam moments and trainable parameters differ, first in {odd[0]!r}")
-        self._out: Tensor | None = None
-        self._seen: list[str] = []
+        self._sink: Sink | None = None  # of the pass that is under way
+        self._n_rows = 0
         self._open = ExitStack()
 
     def __enter__(self) -> "GradientFeatures":
-        parameters = [layer.weight for layer in self._layers.values()]
         device = input_device(self._model)
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            self._open.callback(parameter.requires_grad_, True)
-        for name, layer in self._layers.items():
-            self._open.callback(layer.register_forward_hook(self._hook(name)).remove)
         try:
+            for site in self._sites:
+                handle = site.layer.register_forward_hook(self._hook(site), with_kwargs=True)
+                self._open.callback(handle.remove)
             check_causal(self._model, device)
-            self._check_layers(device)
+            self._check_taps(device)
+            for parameter in self._parameters.values():
+                parameter.requires_grad_(False)
+                self._open.callback(parameter.requires_grad_, True)
         except BaseException:
             self._open.close()
             raise
@@ -104,54 +69,63 @@ class GradientFeatures:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._open.close()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if self._out is None or not torch.is_grad_enabled():
+    def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], Tensor]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            if self._sink is None or not torch.is_grad_enabled():
                 return output
+            inputs = inputs_of(site, args, kwargs)
+            if isinstance(site.layer, nn.Embedding) and len(output) == 1:
+                # Positions, looked up once for all rows: each row is to have an output gradient of its own
+                output = output.expand(self._n_rows, *output.shape[1:])
             if not output.requires_grad:
                 output.requires_grad_()  # the first layer: nothing below it needs a gradient
-            return _Tap.apply(output, args[0], name, self._sink)  # type: ignore[no-any-return, no-untyped-call]
+            return Tap.apply(output, site, self._sink, *inputs)  # type: ignore[no-any-return, no-untyped-call]
 
         return hook
 
-    def _sink(self, name: str, x: Tensor, delta: Tensor) -> None:
-        out = self._out
-        assert out is not None
-        self._seen.append(name)
-        if x.ndim != 3 or len(x) != len(out):
-            raise ModelError(
-                f"cannot form per-example gradients of {name!r}: expected input [batch {len(out)}, seq, in], got "
-                f"{tuple(x.shape)}. Leave this layer out of the adapter (warmup.lora_targets)"
-            )
-        # Rows are summed up on one device, wherever the layer is
-        gradient = torch.bmm(delta.transpose(1, 2), x).flatten(1).float().to(out.device)
-        block = self._projection.block(len(out))
-        for start in range(0, gradient.shape[1], block):
-            part = self._direction.apply_(name, start, gradient[:, start : start + block])
-            self._projection.add_(out, name, start, part)
+    def _backward(self, batch: Batch, sink: Sink, weight: Tensor | None = None) -> None:
+        """One pass over the batch, the layers of which are shown to the sink; rows are weighted in the loss."""
+        self._sink, self._n_rows = sink, len(batch.input_ids)
+        try:
+            with torch.enable_grad():
+                losses = example_losses(self._model, batch)
+                loss = losses.sum() if weight is None else losses @ weight.to(losses)
+                loss.backward()  # type: ignore[no-untyped-call]
+        finally:
+            self._sink = None
 
-    def _check_layers(self, device: torch.device) -> None:
+    def _check_taps(self, device: torch.device) -> None:
+        """Each row of a batch of two against autograd; see TapCheck."""
         vocab = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-        ids = np.arange(6, dtype=np.int32) % vocab
-        self._seen.clear()
-        self(collate([Encoded(ids, ids >= 0, 0)] * 2, device))
-        for name in self._layers:
-            if self._seen.count(name) != 1:
-                raise ModelError(
-                    f"cannot form per-example gradients of {name!r}: its layer ran {self._seen.count(name)} times in "
-                    "one pass, expected once. Leave it out of the adapter (warmup.lora_targets)"
-                )
+        ids = np.arange(11, dtype=np.int32) * 5 % vocab
+        rows = [Encoded(part, part >= 0, 0) for part in (ids[:6], ids[6:])]
+        batch = collate(rows, device)
+        for row in range(len(rows)):
+            with TapCheck(self._parameters, batch, row) as check:
+                self._backward(batch, check.sink, torch.eye(len(rows))[row])
 
     def __call__(self, batch: Batch) -> Float32[Tensor, "batch dim"]:
         """Feature rows, float32, not yet scaled to unit; not finite where the example's loss or gradient is not."""
         out = torch.zeros(len(batch.input_ids), self._projection.dim, device=batch.input_ids.device)
-        self._out, self._seen = out, []
-        try:
-            with torch.enable_grad():
-                example_losses(self._model, batch).sum().backward()  # type: ignore[no-untyped-call]
-        finally:
-            self._out = None
+        form = Forming(batch)
+
+        def sink(site: Site, inputs: tuple[Tensor, ...], delta: Tensor) -> None:
+            for name, gradients in form(site, inputs, delta):
+                self._add(out, name, gradients)
+
+        self._backward(batch, sink)
         return out
+
+    def _add(self, out: Tensor, name: str, gradients: Gradients) -> None:
+        n_at_once = max(1, _PART_BYTES // (4 * self._parameters[name].numel()))
+        for first in range(0, len(out), n_at_once):
+            rows = out[first : first + n_at_once]
+            # Rows are summed up on one device, wherever the layer is
+            gradient = gradients(first, first + len(rows)).to(out.device)
+            block = self._projection.block(len(rows))
+            for start in range(0, gradient.shape[1], block):
+                part = self._direction.apply_(name, start, gradient[:, start : start + block])
+                self._projection.add_(rows, name, start, part)
 
 
 class _Discard:
