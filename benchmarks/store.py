@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.common import Report, Settings, Side, measure, ratios
 from benchmarks.workload import DEFAULTS, Workload, workload
-from tamis.representations.gradient import unit_rows
+from tamis.representations.compute import unit_rows
 from tamis.store import FeatureStore
 
 

@@ -19,7 +19,8 @@ from tamis.model.batch import token_batches
 from tamis.model.checkpoint import Moments
 from tamis.model.load import Dtype, LoraSettings, ModelSource, add_lora, load_base, resolve_dtype, trainable
 from tamis.representations.adam import Direction
-from tamis.representations.gradient import GradientFeatures, gradient_rows, unit_rows
+from tamis.representations.compute import rows_in_batches, unit_rows
+from tamis.representations.gradient import GradientFeatures
 from tamis.representations.projection import projection
 
 DEFAULTS = RepresentConfig()
@@ -72,7 +73,7 @@ class Workload:
 
     def tamis(self, batches: list[list[int]] | None = None) -> None:
         """Rows of some batches (default: all), as `fill_shards` makes them to write; `features` must be open."""
-        unit_rows(gradient_rows(self.features, self.encoded, batches or self.batches, self.device, lambda _: None))
+        unit_rows(rows_in_batches(self.features.rows, self.encoded, batches or self.batches, lambda _: None))
 
 
 def workload(settings: Settings, *, rank: int, dtype: Dtype, n_batches: int) -> Workload:

@@ -220,7 +220,7 @@ def _pipeline(given: dict[str, Any], *, out: str | None) -> "Pipeline":
 
 
 _stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.", "picked")
-_stage("warmup", _warm_up, "Train the LoRA checkpoints that gradient features are taken at.")
+_stage("warmup", _warm_up, "Train the checkpoints that gradient features are taken at.")
 _stage("represent", _represent, "Compute the features of the pool (and the target, if given) that the workspace lacks.")
 _stage("score", _score, "Compute the similarity of target and pool.")
 _stage("pick", _select, "Pick from what the workspace holds, and write; what it lacks is computed first.", "picked")

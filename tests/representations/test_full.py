@@ -11,7 +11,8 @@ from tamis.model.checkpoint import Moments
 from tamis.model.load import LoraSettings, add_lora, enable_activation_checkpointing, trainable
 from tamis.representations import gradient as module
 from tamis.representations.adam import Direction, Form
-from tamis.representations.gradient import GradientFeatures, check_layers, gradient_rows
+from tamis.representations.compute import rows_in_batches
+from tamis.representations.gradient import GradientFeatures, check_layers
 from tamis.representations.projection import projection
 
 from .families import FAMILIES, family, flat, plain_gradient
@@ -82,11 +83,11 @@ def test_independent_of_padding_batch_composition_and_parts(
     model = family(name)
     extractor = features(model, Direction("torch", moments(model)), "sketch")
     with extractor:
-        together = gradient_rows(extractor, examples, [list(range(8))], CPU, lambda _: None)
-        alone = gradient_rows(extractor, examples, [[i] for i in range(8)], CPU, lambda _: None)
-        mixed = gradient_rows(extractor, examples, [[5, 2, 7], [0, 3], [6, 1, 4]], CPU, lambda _: None)
+        together = rows_in_batches(extractor.rows, examples, [list(range(8))], lambda _: None)
+        alone = rows_in_batches(extractor.rows, examples, [[i] for i in range(8)], lambda _: None)
+        mixed = rows_in_batches(extractor.rows, examples, [[5, 2, 7], [0, 3], [6, 1, 4]], lambda _: None)
         monkeypatch.setattr(module, "_PART_BYTES", 3 * 4 * 64 * 32)  # three examples of the embedding at once
-        parts = gradient_rows(extractor, examples, [list(range(8))], CPU, lambda _: None)
+        parts = rows_in_batches(extractor.rows, examples, [list(range(8))], lambda _: None)
     for other in (alone, mixed, parts):
         assert abs(other - together).max() <= 2e-4 * abs(together).max()
 

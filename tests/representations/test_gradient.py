@@ -13,7 +13,8 @@ from tamis.model.batch import collate, token_batches
 from tamis.model.checkpoint import load_moments
 from tamis.model.load import LoraSettings, add_lora, attach_adapter, enable_activation_checkpointing, trainable
 from tamis.representations.adam import Direction
-from tamis.representations.gradient import GradientFeatures, check_layers, gradient_rows, unit_rows
+from tamis.representations.compute import rows_in_batches, unit_rows
+from tamis.representations.gradient import GradientFeatures, check_layers
 from tamis.representations.projection import projection
 
 from .conftest import Warm, tiny_llama
@@ -107,12 +108,12 @@ def test_projected_inside_the_backward_pass_as_outside(warm, kind):
 def test_independent_of_padding_batch_composition_and_order(warm):
     _, extractor = features(warm, "torch", "sketch")
     with extractor:
-        together = gradient_rows(extractor, warm.examples, [list(range(8))], CPU, lambda _: None)
-        alone = gradient_rows(extractor, warm.examples, [[i] for i in range(8)], CPU, lambda _: None)
+        together = rows_in_batches(extractor.rows, warm.examples, [list(range(8))], lambda _: None)
+        alone = rows_in_batches(extractor.rows, warm.examples, [[i] for i in range(8)], lambda _: None)
         order = [5, 2, 7, 0, 3, 6, 1, 4]
         examples, batches = [warm.examples[i] for i in order], [[0, 3, 5], [1, 2], [4, 6, 7]]
-        shuffled = gradient_rows(extractor, examples, batches, CPU, lambda _: None)
-        again = gradient_rows(extractor, warm.examples, [list(range(8))], CPU, lambda _: None)
+        shuffled = rows_in_batches(extractor.rows, examples, batches, lambda _: None)
+        again = rows_in_batches(extractor.rows, warm.examples, [list(range(8))], lambda _: None)
     scale = np.abs(together).max()
     np.testing.assert_allclose(alone, together, atol=2e-4 * scale)
     np.testing.assert_allclose(shuffled, together[order], atol=2e-4 * scale)
@@ -226,6 +227,6 @@ def test_advance_gets_every_token_once(warm):
     told: list[int] = []
     lengths = [len(e.input_ids) for e in warm.examples]
     with extractor:
-        gradient_rows(extractor, warm.examples, token_batches(lengths, 60), CPU, told.append)
+        rows_in_batches(extractor.rows, warm.examples, token_batches(lengths, 60), told.append)
     assert sum(told) == sum(lengths)
     assert len(told) > 1

@@ -127,6 +127,11 @@ class GradientFeatures:
                 part = self._direction.apply_(name, start, gradient[:, start : start + block])
                 self._projection.add_(rows, name, start, part)
 
+    def rows(self, encoded: Sequence[Encoded]) -> Float32[np.ndarray, "batch dim"]:
+        """Feature rows of one batch of examples, as an array on the CPU."""
+        found: np.ndarray = self(collate(encoded, input_device(self._model))).cpu().numpy()
+        return found
+
 
 class _Discard:
     """A projection to nothing: for a check of the layers alone."""
@@ -144,30 +149,3 @@ def check_layers(model: nn.Module) -> None:
     """ModelError, naming the layer, unless per-example gradients of all trainable parameters can be formed."""
     with GradientFeatures(model.eval(), Direction("sgd"), _Discard()):
         pass
-
-
-def unit_rows(
-    features: Float32[np.ndarray, "rows dim"],
-) -> tuple[Float32[np.ndarray, "rows dim"], Float32[np.ndarray, " rows"]]:
-    """Rows scaled to L2 norm 1, and their norms; a zero or non-finite row stays as it is, its norm tells."""
-    norm = np.linalg.norm(features.astype(np.float64), axis=1).astype(np.float32)
-    scale = np.where((norm > 0) & np.isfinite(norm), norm, 1)
-    return features / scale[:, None], norm
-
-
-def gradient_rows(
-    features: GradientFeatures,
-    encoded: Sequence[Encoded],
-    batches: Sequence[Sequence[int]],
-    device: torch.device,
-    advance: Callable[[int], None],
-) -> Float32[np.ndarray, "rows dim"]:
-    """Feature rows of `encoded` in its order, computed in batches of positions; `advance` gets tokens done."""
-    rows: list[np.ndarray | None] = [None] * len(encoded)
-    for batch in batches:
-        for position, row in zip(
-            batch, features(collate([encoded[i] for i in batch], device)).cpu().numpy(), strict=True
-        ):
-            rows[position] = row
-        advance(sum(len(encoded[i].input_ids) for i in batch))
-    return np.stack([row for row in rows if row is not None])

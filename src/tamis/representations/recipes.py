@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tamis.data.chat import Encoded
-from tamis.model.batch import check_causal, collate
+from tamis.model.batch import check_causal
 from tamis.model.checkpoint import Checkpoint, load_model_at, load_moments, load_weights
 from tamis.model.load import ModelSource, enable_activation_checkpointing, input_device, load_base, trainable
 from tamis.representations.adam import Direction, Form
@@ -75,12 +75,7 @@ class GradientRecipe:
         project = seeds[0] if len(seeds) == 1 else Several(tuple(seeds))
         features = GradientFeatures(model, Direction(self.form, moments), project)
         features.__enter__()  # the taps stay for as long as the worker lives
-
-        def batch_rows(items: Sequence[Encoded]) -> np.ndarray:
-            rows: np.ndarray = features(collate(items, device)).cpu().numpy()
-            return rows
-
-        return batch_rows
+        return features.rows
 
 
 @dataclass(frozen=True, slots=True)
