@@ -1,8 +1,9 @@
 """Studies on the testbed, where it is known which rows are wanted: `python -m benchmarks.testbed NAME --out DIR`.
 
-    transfer    picks of the small model train the larger one, against random picks and the larger model's own
-    ablations   LESS without warm-up, with one checkpoint, without normalisation, with SGD, with other dims
-    bootstrap   inclusion probability of wanted rows and of others
+    transfer         picks of the small model train the larger one, against random picks and the larger one's own
+    representations  every representation in place of the gradient; the encoder of `embed` by --encoder
+    ablations        LESS without warm-up, with one checkpoint, without normalisation, with SGD, with other dims
+    bootstrap        inclusion probability of wanted rows and of others
 
 Every selection is 5% of the pool, every number of three seeds: each is a seed of warm-up, picks and fine-tuning; the
 test loss is the mean over the target's test set, in nats a token. Started again it goes on from what is finished.
@@ -12,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,13 @@ from tamis.testbed.experiment import Experiment
 SEEDS = (0, 1, 2)
 DIMS = (512, 1024, 2048, 4096)
 N_DRAWS, N_PROJECTIONS = 200, 4
+METHODS = (
+    "random",
+    *(f"{name}+{selector}" for name in ("less", "rds", "embed", "bm25") for selector in ("top_k", "round_robin")),
+    "dsir",
+    "loss",
+    "ifd",
+)
 Line = dict[str, Any]
 
 
@@ -49,28 +58,46 @@ class Kept:
         return self._results[name]
 
 
-def transfer(folder: Path, kept: Kept, skills: Sequence[str], progress: Progress) -> Table:
+@dataclass(frozen=True)
+class Study:
+    """Where it is kept, which skills are wanted in turn, and what `embed` encodes by."""
+
+    folder: Path
+    kept: Kept
+    skills: Sequence[str]
+    encoder: str | None
+    progress: Progress
+
+    def experiment(self, skill: str) -> Experiment:
+        return Experiment(self.folder / skill, skill, progress=self.progress)
+
+    def config(self, here: Experiment, method: str, seed: int) -> Config:
+        given = {} if self.encoder is None else {"represent__encoder": self.encoder}
+        return here.config(method, seed=seed, **given)
+
+
+def transfer(study: Study) -> Table:
     """Test loss of the larger model, by whose picks it was trained on."""
     table = Table("skill", "trained on", "wanted", "test loss, by seed", "mean", title="the larger model, fine-tuned")
-    for skill in skills:
-        here = Experiment(folder / skill, skill, progress=progress)
+    for skill in study.skills:
+        here = study.experiment(skill)
         sides: dict[str, Callable[[int], Config]] = {
             "random": partial(_config, here, "random"),
             "picks of the small model": partial(_config, here, "less"),
             "its own picks": partial(_config, here, "less", model=MODELS["larger"]),
         }
-        nothing = kept.get(f"{skill}/nothing", partial(_outcome, here, None, 0, "larger"))
+        nothing = study.kept.get(f"{skill}/nothing", partial(_outcome, here, None, 0, "larger"))
         table.add_row(skill, "nothing", *_cells([nothing]))
         for name, config in sides.items():
             lines = [
-                kept.get(f"{skill}/{name}/{seed}", partial(_outcome, here, config(seed), seed, "larger"))
+                study.kept.get(f"{skill}/{name}/{seed}", partial(_outcome, here, config(seed), seed, "larger"))
                 for seed in SEEDS
             ]
             table.add_row(skill, name, *_cells(lines))
     return table
 
 
-def ablations(folder: Path, kept: Kept, skills: Sequence[str], progress: Progress) -> Table:
+def ablations(study: Study) -> Table:
     """Share of the wanted skill among the picks, and the test loss of the model trained on them."""
     variants: dict[str, dict[str, Any]] = {
         "random": {"method": "random"},
@@ -88,25 +115,43 @@ def ablations(folder: Path, kept: Kept, skills: Sequence[str], progress: Progres
     table = Table(
         "skill", "variant", "wanted", "test loss, by seed", "mean", title="LESS on the testbed, 5% of the pool"
     )
-    for skill in skills:
-        here = Experiment(folder / skill, skill, progress=progress)
+    for skill in study.skills:
+        here = study.experiment(skill)
         for name, settings in variants.items():
             given = {"method": "less", **settings}
             lines = [
-                kept.get(f"{skill}/{name}/{seed}", partial(_outcome, here, _config(here, seed=seed, **given), seed))
+                study.kept.get(
+                    f"{skill}/{name}/{seed}", partial(_outcome, here, _config(here, seed=seed, **given), seed)
+                )
                 for seed in SEEDS
             ]
             table.add_row(skill, name, *_cells(lines))
     return table
 
 
-def bootstrap(folder: Path, kept: Kept, skills: Sequence[str], progress: Progress) -> Table:
+def representations(study: Study) -> Table:
+    """Every representation by what matters in the end: share of the wanted skill, and the loss after training on it."""
+    table = Table("skill", "method", "wanted", "test loss, by seed", "mean", title="5% of the pool")
+    for skill in study.skills:
+        here = study.experiment(skill)
+        for method in METHODS:
+            lines = [
+                study.kept.get(
+                    f"{skill}/{method}/{seed}", partial(_outcome, here, study.config(here, method, seed), seed)
+                )
+                for seed in SEEDS
+            ]
+            table.add_row(skill, method, *_cells(lines))
+    return table
+
+
+def bootstrap(study: Study) -> Table:
     """How often a row comes up among the picks of other targets and projections, if it has the skill and if not."""
     table = Table("skill", "rows", "number", "mean inclusion", "of the picks", "firm", title=f"{N_DRAWS} draws")
     curves = {}
-    for skill in skills:
-        here = Experiment(folder / skill, skill, progress=progress)
-        found = kept.get(skill, partial(_inclusion, here))
+    for skill in study.skills:
+        here = study.experiment(skill)
+        found = study.kept.get(skill, partial(_inclusion, here))
         curves[skill] = found
         for kind, rows in (("with the skill", found["wanted"]), ("others", found["others"])):
             inclusion = [p for p, _ in rows]
@@ -115,7 +160,7 @@ def bootstrap(folder: Path, kept: Kept, skills: Sequence[str], progress: Progres
             table.add_row(
                 skill, kind, f"{len(rows):,}", f"{statistics.mean(inclusion):.3f}", f"{len(picked):,}", f"{firm:,}"
             )
-    save_figure(_curves(curves), folder, "bootstrap")
+    save_figure(_curves(curves), study.folder, "bootstrap")
     return table
 
 
@@ -173,7 +218,12 @@ def _cells(lines: Sequence[Line]) -> tuple[str, str, str]:
     )
 
 
-STUDIES = {"transfer": transfer, "ablations": ablations, "bootstrap": bootstrap}
+STUDIES = {
+    "transfer": transfer,
+    "ablations": ablations,
+    "representations": representations,
+    "bootstrap": bootstrap,
+}
 
 
 def main() -> None:
@@ -182,10 +232,12 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, required=True, help="folder for data, caches and results")
     parser.add_argument("--skill", action="append", help="default: capitals")
+    parser.add_argument("--encoder", help="folder or hub name of a sentence encoder")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     kept = Kept(given.out / f"{given.study}.json")
-    table = STUDIES[given.study](given.out, kept, given.skill or ["capitals"], make("plain"))
+    study = Study(given.out, kept, given.skill or ["capitals"], given.encoder, make("plain"))
+    table = STUDIES[given.study](study)
     Console(width=140).print(table)
 
 
