@@ -72,7 +72,7 @@ class Study:
         return Experiment(self.folder / skill, skill, progress=self.progress)
 
     def config(self, here: Experiment, method: str, seed: int) -> Config:
-        given = {} if self.encoder is None else {"represent__encoder": self.encoder}
+        given: dict[str, Any] = {} if self.encoder is None else {"represent__encoder": self.encoder}
         return here.config(method, seed=seed, **given)
 
 
