@@ -77,7 +77,7 @@ def test_every_representation_names_a_selector_and_its_code(name: str) -> None:
     assert (representation.makes == "scores") == (representation.function is not None)
     if representation.function is not None:
         parameters = list(inspect.signature(load(representation.function)).parameters)
-        assert parameters == ["target_texts", "pool_texts", *representation.needs]
+        assert parameters == ["target_texts", "pool_texts", "out", *representation.needs]
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)

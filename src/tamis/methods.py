@@ -35,7 +35,7 @@ class Representation:
 
     rows      a feature row, kept in a store: similarities are cosines
     scores    a score for each target, which may have any size; `function` is "module:name" of (target texts, pool
-              texts, and what it `needs`) → the similarity's rows
+              texts, the similarity to fill, and what it `needs`)
     ranking   one number a row, whatever the target
     """
 

@@ -131,9 +131,7 @@ class Pipeline:
         given = {need: available[need] for need in representation.needs}
 
         def fill(out: np.ndarray) -> None:
-            texts = [e.text for e in targets], [e.text for e in pool]
-            for row, values in enumerate(load(str(representation.function))(*texts, **given)):
-                out[row] = values
+            load(str(representation.function))(targets.texts, pool.texts, out, **given)
 
         return self._scored(digest(name, targets.ids, pool.ids, *given.values()), targets, pool, fill)
 

@@ -48,6 +48,11 @@ class Pool(Sequence[Example]):
         return self._index.labels("group", self._positions)
 
     @property
+    def texts(self) -> "Texts":
+        """Text of each candidate, read when asked for."""
+        return Texts(self)
+
+    @property
     def places(self) -> Int64[np.ndarray, " row"]:
         """Where each candidate is in the index: among all rows that were read."""
         return self._positions
@@ -63,3 +68,20 @@ class Pool(Sequence[Example]):
         if isinstance(position, slice):
             return Pool(self._index, self._positions[position])
         return self._index[int(self._positions[position])]
+
+
+class Texts(Sequence[str]):
+    """The texts of a pool, of which none is kept."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Texts": ...
+    def __getitem__(self, position: int | slice) -> "str | Texts":
+        return Texts(self._pool[position]) if isinstance(position, slice) else self._pool[position].text

@@ -1,4 +1,7 @@
-"""Lexical similarity: no model, only words. BM25 by the bm25s library, hashed n-grams by scikit-learn."""
+"""Lexical similarity: no model, only words. BM25 by the bm25s library, hashed n-grams by scikit-learn.
+
+Both write the similarity into `out`, float32 `[target, pool]`, which may be memory-mapped.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,7 +15,7 @@ _WORD = r"\w+|[^\w\s]+"
 _CHUNK = 10_000  # texts whose counts exist at once
 
 
-def bm25(target_texts: Sequence[str], pool_texts: Sequence[str]) -> Iterator[Float32[np.ndarray, " pool"]]:
+def bm25(target_texts: Sequence[str], pool_texts: Sequence[str], out: Float32[np.ndarray, "target pool"]) -> None:
     """For each target text as the query, the BM25 score (Lucene's form, k1 1.5, b 0.75) of every pool text.
 
     Words are runs of at least two word characters, lower-cased; no stop words, no stemming, so that no language is
@@ -25,19 +28,24 @@ def bm25(target_texts: Sequence[str], pool_texts: Sequence[str]) -> Iterator[Flo
     retriever = bm25s.BM25()
     retriever.index(tokens, show_progress=False)
     queries = bm25s.tokenize(list(target_texts), stopwords=None, return_ids=False, show_progress=False)
-    for words in queries:
+    for row, words in enumerate(queries):
         known = [word for word in words if word in retriever.vocab_dict]
-        yield retriever.get_scores(known) if known else np.zeros(len(pool_texts), np.float32)
+        out[row] = retriever.get_scores(known) if known else 0
 
 
 def dsir(
-    target_texts: Sequence[str], pool_texts: Sequence[str], groups: Sequence[str | None], smoothing: float
-) -> Iterator[Float32[np.ndarray, " pool"]]:
+    target_texts: Sequence[str],
+    pool_texts: Sequence[str],
+    out: Float32[np.ndarray, "target pool"],
+    groups: Sequence[str | None],
+    smoothing: float,
+) -> None:
     """Importance of every pool text under the distribution of the target's group: Σ counts · log(p_group / p_pool).
 
     The counts are those of a text's words and pairs of words (lower-cased; a run of punctuation is a word), hashed into
     10,000 buckets. p_pool is the pool's distribution over buckets, p_group that of the target texts of one group (of
-    all where there are no groups), each target text yielding its group's row.
+    all where there are no groups), each target text having its group's row. The
+    pool's texts are read twice, a few thousand at a time.
 
     Source: DSIR, arXiv 2302.03169. Departures: the highest are taken, not sampled by Gumbel noise; p_group is
     (counts + smoothing · p_pool) / (all counts + smoothing), because a handful of target texts has few of the buckets,
@@ -65,10 +73,8 @@ def dsir(
         mine = np.asarray(in_target[[group == name for group in groups]].sum(axis=0)).ravel()
         p_group = (mine + smoothing * p_pool) / (mine.sum() + smoothing)
         log_ratio[:, column] = np.log(p_group / p_pool)
-    importance = np.empty((len(names), len(pool_texts)), np.float32)
+    column_of = [names.index(group) for group in groups]
     start = 0
     for chunk in counts():
-        importance[:, start : start + chunk.shape[0]] = (chunk @ log_ratio).T
+        out[:, start : start + chunk.shape[0]] = (chunk @ log_ratio)[:, column_of].T
         start += chunk.shape[0]
-    for group in groups:
-        yield importance[names.index(group)]
