@@ -108,9 +108,9 @@ def ablations(study: Study) -> Table:
         "without normalisation (dot product)": {"represent__normalize": False},
         "SGD in place of Adam": {"represent__adam": "sgd"},
         "SGD, without normalisation": {"represent__adam": "sgd", "represent__normalize": False},
+        **{f"dim {dim}": {"represent__dim": dim} for dim in DIMS},
         "sign of the gradient": {"represent__adam": "sign"},
         "Adam as in the published code": {"represent__adam": "less"},
-        **{f"dim {dim}": {"represent__dim": dim} for dim in DIMS},
     }
     table = Table(
         "skill", "variant", "wanted", "test loss, by seed", "mean", title="LESS on the testbed, 5% of the pool"
