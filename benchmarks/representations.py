@@ -107,10 +107,8 @@ def tables(results: Sequence[Result], wanted: dict[str, list[str]]) -> str:
 
 def costs(results: Sequence[Result]) -> str:
     """Processor seconds by stage (what is found again costs none), and bytes of the stores."""
-    lines = [
-        "| representation | " + " | ".join(["warm-up s", "pool rows s", "target rows s", "score s", "store MB"]) + " |"
-    ]
-    lines.append("|---" * 6 + "|")
+    head = ("representation", "warm-up s", "pool rows s", "target rows s", "score s", "pick s", "store MB")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in REPRESENTATIONS:
         mine = [r for r in results if r["method"].startswith(f"{name}+")]
         seconds: dict[str, float] = dict.fromkeys(("warm up", "pool", "target", "score", "pick"), 0.0)
