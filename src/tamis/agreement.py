@@ -20,6 +20,7 @@ from tamis.report.pages import writing_report
 from tamis.selectors import top_k
 from tamis.similarity import load_similarity
 
+_MOST_ROWS = 10**9  # no pool is larger; the hypergeometric distribution of such numbers would take for ever
 _WRITERS = "give the --out folder of `tamis select` or `tamis pick`"
 _NOT_COMPARED = ("out", "workspace")
 _N_VALUE = 60  # characters shown of a setting's value
@@ -143,7 +144,9 @@ def _read(name: str, folder: Path, known: dict[Path, Scores | None]) -> Compared
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         n_usable, pool_digest = int(manifest["n_usable"]), str(manifest["pool"]["digest"])
         method, budget, stem = str(manifest["method"]), str(manifest["budget"]), manifest["similarity"]
-    except (ValueError, LookupError, TypeError, OSError) as error:
+        if not 0 <= n_usable <= _MOST_ROWS:
+            raise ValueError(f"n_usable is {n_usable}")
+    except (ValueError, LookupError, TypeError, OverflowError, OSError) as error:
         raise InputError(
             f"{folder / 'manifest.json'}: damaged, or of another program ({error!r}); select anew into this folder"
         ) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tamis.config import Config, home
+from tamis.config import MAX_SEED, Config, home
 from tamis.data.pool import Pool
 from tamis.errors import InputError, printable
 from tamis.methods import REPRESENTATIONS, SELECTORS
@@ -25,7 +25,6 @@ from tamis.stability import DOUBTFUL, FIRM, Inclusion, Select, inclusion
 if TYPE_CHECKING:
     from tamis.pipeline import Pipeline
 
-MAX_SEED = 2**32 - 1  # of NumPy
 _LONG_SECONDS = 60  # of draws: more are announced
 
 
@@ -97,6 +96,9 @@ def bootstrap(run: "Pipeline") -> Stability:
         scores = [ranked[taker].scores[place] for taker, place in zip(walked.takers, walked.places, strict=True)]
         return Picks(np.array(walked.indices, np.int64), np.array(scores))
 
+    runs = [copy(one) for one in runs]
+    for one in runs:
+        one.memory_bytes = run.memory_bytes // 2  # the other half is for the rows drawn anew
     with run.stage("bootstrap", 0):
         found = inclusion(
             [one.values for one in scored],
@@ -105,7 +107,7 @@ def bootstrap(run: "Pipeline") -> Stability:
             n_examples,
             config.score.bootstrap,
             seed=config.seed,
-            memory_bytes=run.memory_bytes // 2,  # the selector wants some too
+            memory_bytes=run.memory_bytes // 2,
         )
     is_projected = run.method.representation == "gradient" and config.represent.projection != "none"
     return Stability(found, first.pool, len(labels), n_groups, len(scored) if is_projected else 0)

@@ -179,7 +179,7 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
         progress: ProgressKind = "auto",
     ) -> None:
         given = dict(locals())
-        guard(lambda: action(_pipeline(given, out=default_out)))
+        guard(lambda: action(_pipeline(given, out=default_out, draws=action is _score)))
 
     if action is not _score:
         signature = signatures.signature(command)
@@ -188,8 +188,8 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
     app.command(name, help=text)(command)
 
 
-def _pipeline(given: dict[str, Any], *, out: str | None) -> "Pipeline":
-    from tamis.config import load_config, parse_override
+def _pipeline(given: dict[str, Any], *, out: str | None, draws: bool) -> "Pipeline":
+    from tamis.config import ScoreConfig, load_config, parse_override
     from tamis.pipeline import Pipeline
     from tamis.progress import make
 
@@ -216,7 +216,10 @@ def _pipeline(given: dict[str, Any], *, out: str | None) -> "Pipeline":
     if given["field"]:
         overrides["data.fields"] = fields(given["field"])
     config = load_config(path, overrides)
-    return Pipeline(config.model_copy(update={"out": config.out or out}), make(given["progress"]))
+    run = Pipeline(config.model_copy(update={"out": config.out or out}), make(given["progress"]))
+    if not draws and config.score != ScoreConfig():
+        run.progress.note("without effect but in tamis score: score.bootstrap, score.projection_seeds")
+    return run
 
 
 _stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.", "picked")

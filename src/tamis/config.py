@@ -16,7 +16,7 @@ from tamis.methods import REPRESENTATIONS, SELECTORS, Method, parse_method, pars
 # What PyYAML raises: besides its own errors, those of Python's dates, numbers and stack
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bhf_[A-Za-z0-9]{16,}|[?&](token|key|password|secret)=", re.IGNORECASE)
-_MAX_SEED = 2**32 - 1  # of NumPy
+MAX_SEED = 2**32 - 1  # of NumPy
 
 
 def _percentage(value: Any) -> str:
@@ -165,7 +165,7 @@ class RepresentConfig(_Stage):
     adam: Literal["torch", "less", "sgd", "sign"] = Field("torch", description="step direction of pool examples")
     projection: Literal["sketch", "rademacher", "none"] = "sketch"
     dim: int = Field(8192, ge=1)
-    projection_seed: int = Field(0, ge=0, le=_MAX_SEED)
+    projection_seed: int = Field(0, ge=0, le=MAX_SEED)
     normalize: bool = Field(True, description="false: dot products, with the rows' norms, in place of cosines")
     store_dtype: Literal["float16", "int8", "sign"] = Field(
         "float16", description="how pool rows are kept: 2, 1 or ⅛ bytes a number"
@@ -250,7 +250,7 @@ class Config(_Stage):
     memory: str | None = Field(None, description="8GB: what similarities and features may take; default half of free")
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
     out: str | None = Field(None, description="folder for the selection")
-    seed: int = Field(0, ge=0, le=_MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @field_validator("memory")
     @classmethod
@@ -289,6 +289,22 @@ class Config(_Stage):
         tree["workspace"] = str(Path(self.workspace).absolute())
         tree["out"] = self.out and str(Path(self.out).absolute())
         return yaml.safe_dump(tree, sort_keys=False)
+
+    def unheeded(self) -> list[str]:
+        """Settings other than their defaults that this method, or these other settings, leave without effect."""
+        name = self.method.representation
+        found = [
+            f"represent.{key}"
+            for key, value in self.represent
+            if key not in ("batch_tokens", "shard_rows")
+            and value != type(self.represent).model_fields[key].default
+            and (name is None or key not in REPRESENTATIONS[name].heeds)
+        ]
+        if self.warmup.checkpoints is not None or name != "gradient":
+            found += [f"warmup.{key}" for key in ("tuning", "epochs") if key in self.warmup.model_fields_set]
+        if name == "embed" and self.model.device_map is not None:
+            found.append("model.device_map")
+        return found
 
     def check_options(self) -> None:
         """Refuse selector options the method does not have, values they cannot take, and settings it cannot heed."""

@@ -33,16 +33,21 @@ class Selector:
 class Representation:
     """`selector`: its usual one. `makes`: what it tells of an example.
 
-    rows      a feature row, kept in a store: similarities are cosines
+    rows      a feature row, kept in a store: similarities are cosines (or dot products)
     scores    a score for each target, which may have any size; `function` is "module:name" of (target texts, pool
               texts, the similarity to fill, and what it `needs`)
     ranking   one number a row, whatever the target
+
+    `heeds`: the represent.* settings that it looks at, beside those of batches and shards. `libraries`: whose versions
+    its result depends on, beside torch's.
     """
 
     selector: str
     makes: Literal["rows", "scores", "ranking"] = "rows"
     function: str | None = None
     needs: tuple[str, ...] = ()
+    heeds: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +96,22 @@ SELECTORS = {
     "random": Selector("tamis.selectors:random", ("n_pool", "seed", "sources"), {"balanced": (True, False)}),
 }
 
+_OF_ROWS = ("normalize", "store_dtype")
+_LEXICAL = "tamis.representations.lexical"
+
 REPRESENTATIONS = {
-    "gradient": Representation("top_k"),
-    "rds": Representation("round_robin"),
-    "embed": Representation("round_robin"),
-    "bm25": Representation("top_k", "scores", "tamis.representations.lexical:bm25"),
-    "dsir": Representation("top_k", "scores", "tamis.representations.lexical:dsir", ("groups", "smoothing")),
-    "loss": Representation("top_k", "ranking"),
-    "perplexity": Representation("top_k", "ranking"),
-    "ifd": Representation("top_k", "ranking"),
+    "gradient": Representation(
+        "top_k", heeds=("checkpoints", "adam", "projection", "dim", "projection_seed", *_OF_ROWS)
+    ),
+    "rds": Representation("round_robin", heeds=_OF_ROWS),
+    "embed": Representation("round_robin", heeds=("encoder", *_OF_ROWS), libraries=("sentence-transformers",)),
+    "bm25": Representation("top_k", "scores", f"{_LEXICAL}:bm25", libraries=("bm25s",)),
+    "dsir": Representation(
+        "top_k", "scores", f"{_LEXICAL}:dsir", ("groups", "smoothing"), ("smoothing",), ("scikit-learn",)
+    ),
+    "loss": Representation("top_k", "ranking", heeds=("prefer",)),
+    "perplexity": Representation("top_k", "ranking", heeds=("prefer",)),
+    "ifd": Representation("top_k", "ranking", heeds=("prefer",)),
 }
 
 ALIASES = {"less": "gradient"}

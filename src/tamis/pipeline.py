@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from tamis.store import FeatureStore
 
 
+_LIBRARIES = ("tamis", "numpy", "torch", "transformers", "peft")
+
+
 class Pipeline:
     """One run: its settings, its inputs (each read when first needed), its stages as methods, and their seconds."""
 
@@ -52,6 +55,8 @@ class Pipeline:
         self.inputs = Inputs(config, self.progress.note)
         self.workspace = Path(config.workspace)
         self.seconds: dict[str, float] = {}
+        if unheeded := config.unheeded():
+            self.progress.note(f"without effect with {self.method.name}: {', '.join(unheeded)}")
 
     # ---- warm up ---------------------------------------------------------------------------------------------------
 
@@ -78,7 +83,10 @@ class Pipeline:
             return made
         if any(not 1 <= abs(number) <= len(made) for number in wanted):
             raise InputError(f"represent.checkpoints: expected numbers from 1 to {len(made)} (or -1 …), got {wanted}")
-        return [made[number - (number > 0)] for number in wanted]
+        places = [(number - (number > 0)) % len(made) for number in wanted]
+        if len(set(places)) < len(places):
+            raise InputError(f"represent.checkpoints: expected each checkpoint once, got {wanted} of {len(made)}")
+        return [made[place] for place in places]
 
     @cached_property
     def representing(self) -> "Representing":
@@ -187,7 +195,9 @@ class Pipeline:
 
     def pick(self) -> Selection:
         """The selection: each target's ranking, walked under budget and constraints."""
-        parse_budget(self.config.pick.budget)
+        amounts = [self.config.pick.budget, *self.config.pick.quotas.values(), *self.config.pick.floors.values()]
+        if parse_budget(self.config.pick.budget).kind == "tokens" or any(str(a).endswith("tok") for a in amounts):
+            _ = self.inputs.source  # whose tokens? Better asked before hours of work
         if self.config.out is not None:
             check_free(Path(self.config.out))  # hours of work come before the writing
         selector = SELECTORS[self.method.selector]
@@ -222,10 +232,11 @@ class Pipeline:
                 n_tokens=[self.inputs.n_supervised(e) if self.config.model.name else None for e in examples],
                 manifest={
                     **self.inputs.manifest(),
-                    "versions": {name: version(name) for name in ("tamis", "numpy", "torch", "transformers", "peft")},
+                    "versions": {name: version(name) for name in (*_LIBRARIES, *self._libraries)},
                     "method": self.method.name,
                     "budget": self.config.pick.budget,
                     "representation": self.method.representation,
+                    "stores": self._stores(),
                     "selector": self.method.selector,
                     "similarity": scored and scored.path.stem,
                     "constraints": picked.summary,
@@ -233,6 +244,16 @@ class Pipeline:
                     "n_picked": len(examples),
                 },
             )
+
+    @property
+    def _libraries(self) -> tuple[str, ...]:
+        name = self.method.representation
+        return () if name is None else REPRESENTATIONS[name].libraries
+
+    def _stores(self) -> dict[str, Any]:
+        """The recipe of each store that was looked at, by the name of its folder."""
+        looked_at = [rows for name in ("target_rows", "pool_rows") if (rows := vars(self).get(name)) is not None]
+        return {store.folder.name: store.recipe for rows in looked_at for store in rows.stores}
 
     def targets_of(self, targets: Pool | None) -> list[tuple[str, float, slice]]:
         """Name, weight and rows of each target; one that stands for all where the method looks at none."""

@@ -64,11 +64,7 @@ class Representing:
     def rows(self, representation: str, examples: Pool, what: What, seeds: Sequence[int] | None = None) -> list[Rows]:
         """Rows of all these examples that can have one; one `Rows` for each projection seed, as a rule one alone."""
         stores = self.stores(representation, examples, what, seeds)
-        if representation == "gradient":
-            rates = np.array([checkpoint.mean_learning_rate for checkpoint in self.checkpoints()])
-            weights = (rates / rates.sum()).tolist()
-        else:
-            weights = [1.0] * len(stores[0])
+        weights = lr_weights(self.checkpoints()) if representation == "gradient" else [1.0] * len(stores[0])
         usable = self._usable(examples, [store for group in stores for store in group], what)
         return [Rows(group, weights, usable, self.config.represent.normalize) for group in stores]
 
@@ -164,17 +160,21 @@ class Representing:
         name: str,
     ) -> None:
         todo = {id_ for shard in shards for id_ in shard}
-        items = {id_: self._read(recipe, examples[i]) for i, id_ in enumerate(examples.ids) if id_ in todo}
+        place = {id_: i for i, id_ in enumerate(examples.ids) if id_ in todo}
+
+        def read(id_: str) -> Item | str:
+            return self._read(recipe, examples[place[id_]])
+
         make = partial(
             fill_shards,
             recipe,
             stores,
-            items.__getitem__,
+            read,
             batch_tokens=self.config.represent.batch_tokens,
             activation_checkpointing=self.config.warmup.activation_checkpointing,
             note=self.note,
         )
-        n_tokens = sum(item.n_tokens for item in items.values() if not isinstance(item, str))
+        n_tokens = sum(item.n_tokens for item in map(read, place) if not isinstance(item, str))
         with self.stage(name, n_tokens) as advance:
             # Another run may be filling this store: each starts somewhere else and passes over what is there.
             start = random.SystemRandom().randrange(len(shards))
@@ -207,3 +207,13 @@ class Representing:
                 + ("; lower warmup.learning_rate, if the warm-up diverged" if "gradient" in reasons[first.id] else "")
             )
         return usable
+
+
+def lr_weights(checkpoints: Sequence[Checkpoint]) -> list[float]:
+    """η̄ᵢ / Σⱼ η̄ⱼ; InputError where all of several are zero. One alone has weight 1."""
+    rates = np.array([checkpoint.mean_learning_rate for checkpoint in checkpoints])
+    if len(rates) == 1:
+        return [1.0]
+    if not rates.sum() > 0:
+        raise InputError("the checkpoints have mean learning rates of zero, so none has a weight: use one alone")
+    return (rates / rates.sum()).tolist()  # type: ignore[no-any-return]

@@ -49,6 +49,13 @@ def kept_similarity(
             if not path.exists():
                 with stage(), writing_similarity(path, target_ids, pool_ids) as out:
                     fill(out)
+                    for row, of_row in enumerate(out):
+                        if not np.isfinite(of_row).all():
+                            column = int(np.argmin(np.isfinite(of_row)))
+                            raise InputError(
+                                f"the similarity of row {row} to {pool[column].file} row {pool[column].row} is "
+                                f"{of_row[column]}: leave that row out (pick.exclude)"
+                            )
     values, *ids = load_similarity(path)
     if ids != [target_ids, pool_ids]:
         raise DamagedError(f"{path}: its ids are not those of this run's rows. Delete it, and run again.")

@@ -3,6 +3,7 @@
 It is trained on a seeded share of the pool; without epochs it is the model as it is.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoin
 from tamis.model.foreign import given_checkpoints
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, load_full, refuse_full
 from tamis.progress import Advance
+from tamis.store.files import put
 
 Stage = Callable[[str, int], AbstractContextManager[Advance]]
 
@@ -30,6 +32,8 @@ def warm_up(
         folder, imports = home(warmup.checkpoints), workspace / "checkpoints"
         found = given_checkpoints(folder, inputs.source, inputs.base_digest, imports, note)
         inputs.check_base(found[0].base_digest, warmup.checkpoints)
+        for checkpoint in found:
+            _remember(workspace / "checkpoints", checkpoint)
         return found
     lora = None
     if warmup.tuning == "lora":
@@ -110,3 +114,12 @@ def _untrained(
         made = save_untrained(folder / "epoch-0", model, mean_learning_rate=rate, base_digest=inputs.base_digest)
     note(f"no warm-up: gradients are taken at {made.folder}")
     return made
+
+
+def _remember(folder: Path, checkpoint: Checkpoint) -> None:
+    """Note in the workspace a checkpoint that is kept elsewhere: its features are not to be taken for leftovers."""
+    path = folder / f"given-{checkpoint.fingerprint}.json"
+    if folder.absolute() not in checkpoint.folder.absolute().parents and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"folder": str(checkpoint.folder.absolute()), "fingerprint": checkpoint.fingerprint}
+        put(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,13 +1,16 @@
 """RDS+ rows: the formula on single rows, and that neither padding, batch nor order matters."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from tamis.data.chat import Encoded
 from tamis.errors import ModelError
+from tamis.model.load import ModelSource, hidden_size
 from tamis.representations.compute import rows_in_batches
 from tamis.representations.hidden import weighted_mean
 from tiny import random_llama
@@ -61,6 +64,15 @@ def test_the_prompt_counts_and_so_does_what_follows_the_last_supervised_token(ex
             ids[place] = (ids[place] + 1) % 64
             after = weighted_mean(model, [Encoded(ids, first.mask, 0)], CPU).numpy()
             assert np.abs(after - before).max() > 1e-4
+
+
+def test_the_width_is_that_of_what_comes_out(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "word_embed_proj_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = OPTConfig(vocab_size=64, ffn_dim=32, max_position_embeddings=64, **shape)
+    model = OPTForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    one = Encoded(np.arange(5, dtype=np.int32), np.arange(5) > 2, 0)
+    assert weighted_mean(model, [one], CPU).shape[1] == hidden_size(ModelSource(str(tmp_path))) == 16
 
 
 def test_a_model_without_hidden_states_is_refused(examples: list[Encoded]) -> None:

@@ -52,5 +52,6 @@ def test_rankings_by_hand() -> None:
     np.testing.assert_allclose(ranking("ifd", losses, "highest"), [0.5, -1.5, 0.5, -1.25, 0.1], rtol=1e-6)
     np.testing.assert_allclose(ranking("ifd", losses, "lowest"), [-0.5, -1.5, -0.5, -1.25, -0.1], rtol=1e-6)
     assert ranking("loss", {"loss": np.float32([2])}, "middle").tolist() == [-0.5]
+    assert np.isfinite(ranking("perplexity", {"loss": np.float32([88, 90, 1e4])}, "highest")).all()
     with pytest.raises(ValueError, match="expected loss, perplexity or ifd, got 'los'"):
         ranking("los", losses, "highest")

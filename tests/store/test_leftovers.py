@@ -91,7 +91,8 @@ def test_each_thing_that_nothing_needs(ws: Path, rows, contents) -> None:
         f"features/{kept.folder.name}/.x.safetensors.1.tmp": "its writer died",
         "similarity/.x.npy.1.tmp": "its writer died",
         "checkpoints/warm/.epoch-3.77.tmp": "its writer died",
-        f"features/{gone.folder.name}": f"its checkpoint dddddddd is not in {ws / 'checkpoints'}",
+        f"features/{gone.folder.name}": f"its checkpoint dddddddd is not in {ws / 'checkpoints'} "
+        "(say where a warm-up is kept elsewhere: --checkpoints)",
         f"similarity/{'1' * 32}.npy.ids.json": "its similarity is gone",
         f"similarity/{'2' * 32}.npy": "its ids are gone",
     }

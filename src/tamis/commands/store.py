@@ -51,11 +51,9 @@ def store_convert(
     """Make the store beside it that `represent.store_dtype` would make; the float16 store stays."""
 
     def make() -> None:
-        from tamis.progress import make as make_progress
         from tamis.store.convert import convert
 
-        with make_progress("auto").stage("convert", 0) as _:
-            done = convert(store, dtype)
+        done = convert(store, dtype)
         kept = "" if done.n_made == done.n_shards else f", {done.n_shards - done.n_made:,} were there"
         typer.echo(f"{done.store.folder}  {done.n_made:,} shards made{kept}")
         typer.echo(f"{size(done.bytes_before)} as float16, {size(done.bytes_after)} as {dtype}")

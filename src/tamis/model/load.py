@@ -19,7 +19,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["none", "8bit", "4bit"]
 
 # What loaders raise for files that are missing, cut or of another kind
-_LOADING = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 
 ATTENTION_LAYERS = (
     {"q_proj", "k_proj", "v_proj", "o_proj"},  # Llama, Mistral, Qwen, Gemma, OLMo
@@ -78,7 +78,7 @@ def load_tokenizer(source: ModelSource) -> Any:
         return AutoTokenizer.from_pretrained(
             source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise ModelError(_cannot(source, "tokenizer", error)) from error
 
 
@@ -105,7 +105,7 @@ def load_base(source: ModelSource) -> nn.Module:
             use_safetensors=True,  # other weights are pickles
             output_loading_info=True,
         )
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise ModelError(_cannot(source, "causal language model", error)) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
@@ -195,8 +195,9 @@ def max_positions(source: ModelSource) -> int | None:
 
 
 def hidden_size(source: ModelSource) -> int:
-    """Width of the model's last hidden layer."""
-    return int(_config(source).get_text_config().hidden_size)
+    """Width of the model's last hidden layer, as it comes out (OPT may project it)."""
+    config = _config(source).get_text_config()
+    return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
 
 
 def _config(source: ModelSource) -> Any:
@@ -206,7 +207,7 @@ def _config(source: ModelSource) -> Any:
         return AutoConfig.from_pretrained(
             source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise ModelError(_cannot(source, "model", error)) from error
 
 

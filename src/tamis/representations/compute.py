@@ -35,12 +35,17 @@ class Item(Protocol):
 class Recipe(Protocol):
     """What a row is, given its example; everything a worker needs to make rows.
 
-    what   of a row: named where a row is zero or not finite
-    dim    length of a row
+    what     of a row: named where a row is zero or not finite
+    remedy   what to do where a single row is too much for the memory
+    dim      length of a row
     """
 
     @property
     def what(self) -> str:  # noqa: D102
+        ...
+
+    @property
+    def remedy(self) -> str:  # noqa: D102
         ...
 
     @property
@@ -85,10 +90,7 @@ def fill_shards(
                     raise
             # Here the error is gone, and with it its traceback, which held on to the tensors of the failed batch
             if len(batches[0]) == 1 and len(batches) == len(items):
-                raise ModelError(
-                    f"out of memory with single rows of up to {max(lengths):,} tokens: use a smaller model.max_tokens, "
-                    "warmup.activation_checkpointing=true or model.quantization=4bit"
-                )
+                raise ModelError(f"out of memory with single rows of up to {max(lengths):,} tokens: {recipe.remedy}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             widest = max(len(batch) * lengths[batch[0]] for batch in batches)

@@ -58,7 +58,7 @@ def ranking(
     if name not in ("loss", "perplexity", "ifd"):
         raise ValueError(f"expected loss, perplexity or ifd, got {name!r}")
     if name == "perplexity":
-        value = np.exp(value)
+        value = np.minimum(np.exp(np.minimum(value, 700)), np.finfo(np.float32).max)  # of a loss above 88: no infinity
     if name == "ifd":
         value = value / losses["loss_alone"]
     if prefer == "lowest":

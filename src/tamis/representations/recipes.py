@@ -40,6 +40,7 @@ class GradientRecipe:
     dtype: str
     store_dtype: StoreDtype = "float16"
     what: str = "gradient"
+    remedy: str = "use a smaller model.max_tokens, warmup.activation_checkpointing=true or model.quantization=4bit"
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """See Recipe."""
@@ -94,7 +95,12 @@ class ForwardRecipe:
     max_tokens: int
     dtype: str
     store_dtype: StoreDtype = "float16"
-    what: str = "loss"
+    remedy: str = "use a smaller model.max_tokens or model.quantization=4bit"
+
+    @property
+    def what(self) -> str:
+        """See Recipe."""
+        return "hidden state" if self.kind == "rds" else "loss"
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """See Recipe."""

@@ -5,12 +5,14 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tamis.errors import ModelError
+from tamis.model.load import LOADING_ERRORS, resolve_device
 from tamis.representations.compute import BatchRows
 from tamis.store import StoreDtype
 from tamis.store.recipe import with_store_dtype
@@ -39,15 +41,18 @@ class SentenceRecipe:
     trust_remote_code: bool
     store_dtype: StoreDtype = "float16"
     what: str = "embedding"
+    remedy: str = "use a smaller represent.encoder, or model.device=cpu"
 
     @classmethod
     def of(cls, encoder: str, *, device: str, trust_remote_code: bool, store_dtype: StoreDtype) -> "SentenceRecipe":
-        """The recipe of an encoder, which is loaded once to ask it for its length and width."""
-        model = load_encoder(encoder, device, trust_remote_code)
-        dim, length = model.get_embedding_dimension(), model.get_max_seq_length()
-        if dim is None:
-            raise ModelError(f"{encoder}: this encoder does not say how long its embeddings are; use another")
-        return cls(encoder, encoder_digest(encoder, model), dim, length or 512, device, trust_remote_code, store_dtype)
+        """The recipe of an encoder, which is loaded to ask it for its length and width.
+
+        ModelError for what is no encoder, or not a whole one.
+        """
+        device = str(resolve_device(device))
+        model, digest = load_encoder(encoder, device, trust_remote_code)
+        length = model.get_max_seq_length() or 512
+        return cls(encoder, digest, model.get_embedding_dimension(), length, device, trust_remote_code, store_dtype)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """See Recipe."""
@@ -56,7 +61,7 @@ class SentenceRecipe:
 
     def load(self, *, activation_checkpointing: bool) -> BatchRows:
         """See Recipe."""
-        model = load_encoder(self.encoder, self.device, self.trust_remote_code)
+        model, _ = load_encoder(self.encoder, self.device, self.trust_remote_code)
 
         def batch_rows(items: Sequence[Words]) -> np.ndarray:
             texts = [item.text for item in items]
@@ -70,8 +75,12 @@ class SentenceRecipe:
         return Words(text, min(self.max_tokens, 2 + len(text) // _CHARACTERS_A_TOKEN))
 
 
-def load_encoder(name: str, device: str, trust_remote_code: bool) -> Any:
-    """A sentence-transformers model from a folder or the hub; ModelError where there is none."""
+@lru_cache(maxsize=1)
+def load_encoder(name: str, device: str, trust_remote_code: bool) -> tuple[Any, str]:
+    """A sentence-transformers model from a folder or the hub, and its digest; the last one is kept.
+
+    ModelError where there is none, where weights are missing (they would be random) or are pickles.
+    """
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ModelError('method embed needs sentence-transformers: pip install "tamis[embed]"')
     from sentence_transformers import SentenceTransformer
@@ -80,14 +89,16 @@ def load_encoder(name: str, device: str, trust_remote_code: bool) -> Any:
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ModelError(f"cannot load a sentence encoder from {name!r}: there is no such folder")
+    if Path(name).is_dir():
+        _check_files(Path(name))
     try:
-        return SentenceTransformer(
-            name,
-            device=None if device == "auto" else device,
-            trust_remote_code=trust_remote_code,
-            model_kwargs={"use_safetensors": True},  # other weights are pickles
+        model = SentenceTransformer(
+            name, device=device, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+        missing = _missing_weights(model)
+        if model.encode(["one", "another text"], show_progress_bar=False).shape != (2, model.get_embedding_dimension()):
+            raise ValueError("its embeddings have another length than it says")
+    except LOADING_ERRORS as error:
         said = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in said:
             said = f"{name} brings code of its own; --trust-remote-code runs it, if you trust where it is from"
@@ -95,9 +106,34 @@ def load_encoder(name: str, device: str, trust_remote_code: bool) -> Any:
             f"cannot load a sentence encoder from {name!r} (represent.encoder): expected a folder or a hub name that "
             f"sentence-transformers reads. The loader said: {said[:300]}"
         ) from error
+    if missing:
+        raise ModelError(
+            f"{name}: the weights of {len(missing)} parameters are missing, the first is {missing[0]}: copy the "
+            "encoder's files again"
+        )
+    return model, _digest(name, model)
 
 
-def encoder_digest(name: str, model: Any) -> str:
+def _check_files(folder: Path) -> None:
+    for pickled in folder.rglob("pytorch_model.bin"):
+        if not any(pickled.parent.glob("*.safetensors")):
+            raise ModelError(f"{pickled}: weights as a pickle, which is not read; save this encoder as safetensors")
+    if not any(p.name.startswith(("tokenizer", "vocab")) or p.suffix == ".model" for p in folder.rglob("*")):
+        raise ModelError(f"{folder}: no tokenizer in it (tokenizer.json); copy the encoder's files again")
+
+
+def _missing_weights(model: Any) -> list[str]:
+    """Parameters of its transformer that the files lack, but for a pooler, which is not used."""
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is None:
+        return []
+    _, info = type(transformer).from_pretrained(
+        transformer.name_or_path, device_map="meta", use_safetensors=True, output_loading_info=True
+    )
+    return sorted(key for key in info["missing_keys"] if "pooler" not in key)
+
+
+def _digest(name: str, model: Any) -> str:
     """128-bit digest (hex) of what defines the encoder: its files, or its commit on the hub."""
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(name)
@@ -108,7 +144,7 @@ def encoder_digest(name: str, model: Any) -> str:
         if commit is None:
             raise ModelError(f"{name}: its commit on the hub is not known; download it and give its folder")
         return hashlib.blake2b(f"{name}@{commit}".encode(), digest_size=16).hexdigest()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt", ".model")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".", "README"))):
         with path.open("rb") as file:
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

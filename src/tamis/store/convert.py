@@ -1,6 +1,5 @@
 """A float16 store in another dtype, as a sibling, with the bytes that writing in that dtype would have given."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +24,11 @@ class Converted:
     bytes_after: int
 
 
-def convert(folder: Path, dtype: str, advance: Callable[[int, int], object] = lambda *_: None) -> Converted:
+def convert(folder: Path, dtype: str) -> Converted:
     """Make the store beside this one that a run with this dtype would make, shard by shard.
 
     Shards that are there are passed over, so that an interrupted conversion goes on; any number of processes may
-    convert or fill the new store at once. The float16 store stays. `advance` is told (shards done, shards in all).
+    convert or fill the new store at once. The float16 store stays.
 
     InputError unless the store is float16, its rows longer than one number, and `dtype` another. DamagedError for the
     first damaged shard: rows are checked before they are rounded.
@@ -49,14 +48,13 @@ def convert(folder: Path, dtype: str, advance: Callable[[int, int], object] = la
     # Not `folder.parent`: that of "." is "."
     target = FeatureStore.open(folder.absolute().parent / recipes.folder_name(recipe), recipe)
     shards, n_made = files.list_shards(folder), 0
-    for number, path in enumerate(shards, 1):
+    for path in shards:
         if not (target.folder / path.name).exists():
             ids, tensors = read_shard(path, recipes.digest(source.recipe), source.dim, "float16")
             encoded = quantize(tensors["features"], to)
             data = encode_shard(recipes.digest(recipe), ids, *encoded, tensors["norm"], tensors["n_tokens"])
             files.put(target.folder / path.name, data)
             n_made += 1
-        advance(number, len(shards))
     made = [target.folder / path.name for path in shards]
     bytes_before, bytes_after = (sum(path.stat().st_size for path in paths) for paths in (shards, made))
     return Converted(target, len(shards), n_made, bytes_before, bytes_after)

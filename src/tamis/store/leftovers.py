@@ -99,7 +99,8 @@ def _fingerprints(folders: Sequence[Path]) -> set[str]:
     """Of the checkpoints that these folders are or hold, symlinks or not: one too many does no harm."""
     found = set()
     for folder in folders:
-        for path in (path for depth in ("", "*/", "*/*/") for path in folder.glob(depth + "checkpoint.json")):
+        patterns = ("given-*.json", *(depth + "checkpoint.json" for depth in ("", "*/", "*/*/")))
+        for path in (path for pattern in patterns for path in folder.glob(pattern)):  # given: kept elsewhere
             try:
                 found.add(str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"]))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
