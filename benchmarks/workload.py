@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from benchmarks.common import Settings
-from tamis.config import RepresentConfig, WarmupConfig
 from tamis.data.chat import Encoded
 from tamis.model.batch import token_batches
 from tamis.model.checkpoint import Moments
@@ -22,6 +21,7 @@ from tamis.representations.adam import Direction
 from tamis.representations.compute import rows_in_batches, unit_rows
 from tamis.representations.gradient import GradientFeatures
 from tamis.representations.projection import projection
+from tamis.settings import RepresentConfig, WarmupConfig
 
 DEFAULTS = RepresentConfig()
 

@@ -30,6 +30,8 @@ Cli = Callable[..., Any]
 Made = Callable[..., Path]
 IDS = [f"{k:032x}" for k in range(40)]
 
+_REST = b', "pool": {"digest": ""}, "method": "", "budget": "", "similarity": null}'
+
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
@@ -193,6 +195,8 @@ def test_a_folder_with_an_equals_sign_is_a_folder(made: Made, monkeypatch: pytes
         ("manifest.json", b"[]", "manifest.json: damaged"),
         ("manifest.json", b"\xff", "manifest.json: damaged"),
         ("manifest.json", b'{"n_usable": "many"}', "manifest.json: damaged"),
+        ("manifest.json", b'{"n_usable": Infinity' + _REST, "manifest.json: damaged"),
+        ("manifest.json", b'{"n_usable": 1000000000000' + _REST, "manifest.json: damaged"),
         ("manifest.json", b'{"n_usable": 2, "pool": {"digest": ""}, "method": "", "budget": "", "similarity": null}',
          "3 picks of 2 usable rows"),
         ("config.yaml", b"pick: [", "config.yaml: not valid YAML.*select anew into"),

@@ -1,15 +1,20 @@
 """The command line: help, settings from flags, words and YAML, stages, errors in one line."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from tamis.cli import app, spread
+from tamis.commands.common import guard
 
 Cli = Callable[..., Any]
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -257,3 +262,25 @@ def test_a_selection_goes_to_picked_unless_said(
     assert cli("select", "--pool", "a.jsonl", "--method", "random", "--on-bad-row", "error", code=2).stderr.startswith(
         "tamis: a.jsonl row 41: not valid JSON"
     )
+
+
+def test_an_interrupt_that_native_code_turns_into_another_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise AttributeError("module 'torch' has no attribute 'UntypedStorage'") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(typer.Exit) as stopped:
+        guard(action)
+    assert stopped.value.exit_code == 130
+    assert "tamis: interrupted; the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def broken() -> None:
+        raise AttributeError("a defect")
+
+    with pytest.raises(AttributeError, match="a defect"):  # which nobody interrupted, and which stays one
+        guard(broken)

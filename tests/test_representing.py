@@ -300,3 +300,22 @@ def test_checkpoints_kept_elsewhere_are_remembered_so_that_gc_keeps_their_featur
     for note in (here / "checkpoints").glob("given-*.json"):
         note.unlink()
     assert len(leftovers(here)) == 4
+
+
+def test_a_similarity_that_is_not_finite_is_not_kept(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tamis.representations import loss
+
+    plain = loss.ranking
+
+    def broken(*given: Any) -> np.ndarray:
+        values = plain(*given)
+        values[3] = np.nan
+        return values
+
+    monkeypatch.setattr(loss, "ranking", broken)
+    one = run("loss")
+    fourth = one.pool_rows.examples[3]
+    with pytest.raises(InputError, match=rf"the similarity of row 0 to .* row {fourth.row} is nan: leave that row out"):
+        one.score()
+    monkeypatch.setattr(loss, "ranking", plain)
+    assert np.isfinite(run("loss").score().values).all()

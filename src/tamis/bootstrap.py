@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tamis.config import MAX_SEED, Config, home
+from tamis.config import Config
 from tamis.data.pool import Pool
 from tamis.errors import InputError, printable
 from tamis.methods import REPRESENTATIONS, SELECTORS
@@ -20,6 +20,7 @@ from tamis.report.pages import check_place, writing_report
 from tamis.scoring import Similarity, given_similarity
 from tamis.selectors import Picks, parse_budget
 from tamis.selectors.constraints import Constraints, walk
+from tamis.settings import MAX_SEED, home
 from tamis.stability import DOUBTFUL, FIRM, Inclusion, Select, inclusion
 
 if TYPE_CHECKING:

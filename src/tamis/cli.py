@@ -189,9 +189,10 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
 
 
 def _pipeline(given: dict[str, Any], *, out: str | None, draws: bool) -> "Pipeline":
-    from tamis.config import ScoreConfig, load_config, parse_override
+    from tamis.config import load_config, parse_override
     from tamis.pipeline import Pipeline
     from tamis.progress import make
+    from tamis.settings import ScoreConfig
 
     if given["progress"] not in ("auto", "bar", "plain", "json"):
         raise InputError(f"--progress: expected auto, bar, plain or json, got {given['progress']!r}")

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tamis.config import Config, home
+from tamis.config import Config
 from tamis.data.near import NearDuplicates
 from tamis.data.overlap import Leak, find_leaks
 from tamis.data.pool import Pool
@@ -12,6 +12,7 @@ from tamis.errors import InputError
 from tamis.inputs import Inputs
 from tamis.selectors import Budget, Picks, parse_budget
 from tamis.selectors.constraints import Constraints, Walked, walk
+from tamis.settings import home
 
 _FIRST_RANKED = 1024  # of a nested method with a token budget; then twice as many, and so on
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tamis.config import Config, home, memory_bytes
+from tamis.config import Config
 from tamis.data.export import write_rejected
 from tamis.data.pool import Pool
 from tamis.data.selection import Selection, check_free, writing_folder
@@ -33,6 +33,7 @@ from tamis.progress import Advance, Progress, Silent
 from tamis.scoring import Similarity, given_similarity, kept_similarity, taken_by
 from tamis.selectors import Picks, parse_budget
 from tamis.selectors.rows import mean
+from tamis.settings import home, memory_bytes
 from tamis.similarity import similarity
 
 if TYPE_CHECKING:

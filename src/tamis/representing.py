@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from tamis.config import Config, home
+from tamis.config import Config
 from tamis.data.example import Example
 from tamis.data.pool import Pool
 from tamis.engine import Engine
@@ -22,6 +22,7 @@ from tamis.progress import Advance
 from tamis.representations.compute import Item, Recipe, fill_shards
 from tamis.representations.recipes import ForwardRecipe, GradientRecipe, feature_dim
 from tamis.representations.sentence import SentenceRecipe
+from tamis.settings import home
 from tamis.store import FeatureStore, StoredRows
 from tamis.store.recipe import folder_name
 

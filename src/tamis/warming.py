@@ -11,13 +11,14 @@ from pathlib import Path
 from filelock import FileLock
 from torch import nn
 
-from tamis.config import Config, home
+from tamis.config import Config
 from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
 from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints, save_untrained
 from tamis.model.foreign import given_checkpoints
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, load_full, refuse_full
 from tamis.progress import Advance
+from tamis.settings import home
 from tamis.store.files import put
 
 Stage = Callable[[str, int], AbstractContextManager[Advance]]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from tamis.config import home
 from tamis.data.containers import HUB, READ, is_read, is_saved
 from tamis.errors import InputError
+from tamis.settings import home
 
 
 def expand(paths: Sequence[str]) -> list[str]:

@@ -43,7 +43,8 @@ def dsir(
     """Importance of every pool text under the distribution of the target's group: Σ counts · log(p_group / p_pool).
 
     The counts are those of a text's words and pairs of words (lower-cased; a run of punctuation is a word), hashed into
-    10,000 buckets. p_pool is the pool's distribution over buckets, p_group that of the target texts of one group (of
+    10,000 buckets. p_pool is the pool's distribution over buckets
+    (each counted once more), p_group that of the target texts of one group (of
     all where there are no groups), each target text having its group's row. The
     pool's texts are read twice, a few thousand at a time.
 
