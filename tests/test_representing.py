@@ -188,8 +188,9 @@ def test_what_does_not_go_together_is_refused(run: Any) -> None:
     for method in ("bm25", "random"):
         with pytest.raises(InputError, match="keeps no rows: there is nothing to represent"):
             run(method).represent_all()
-    with pytest.raises(ModelError, match="no such folder"):
-        run("embed", represent__encoder="/nowhere").score()
+    for folder in ("/nowhere", "./nowhere", "~/nowhere"):
+        with pytest.raises(ModelError, match="no such folder"):
+            run("embed", represent__encoder=folder).score()
 
 
 def test_embeddings_need_no_language_model(run: Any) -> None:
@@ -319,3 +320,12 @@ def test_a_similarity_that_is_not_finite_is_not_kept(run: Any, monkeypatch: pyte
         one.score()
     monkeypatch.setattr(loss, "ranking", plain)
     assert np.isfinite(run("loss").score().values).all()
+
+
+@pytest.mark.parametrize("name", ["rds", "embed", "bm25", "loss"])
+def test_a_pool_that_is_not_there_is_known_before_any_work(run: Any, recorder: Any, name: str) -> None:
+    for act in ("score", "represent_all", "pick"):
+        one = run(name, progress := recorder(), data__pool="/nowhere.jsonl")
+        with pytest.raises(InputError, match=r"no such file|keeps no rows"):
+            getattr(one, act)()
+        assert progress.stages == []

@@ -109,6 +109,7 @@ class Pipeline:
         name = self.method.representation
         if name is None or REPRESENTATIONS[name].makes == "scores":
             raise InputError(f"method {self.method.name!r} keeps no rows: there is nothing to represent")
+        _ = self.candidates  # a pool that cannot be read is known before the target's rows are made
         looks_at_target = self.inputs.has_target and REPRESENTATIONS[name].makes == "rows"
         stores = self.representing.stores(name, self.inputs.target, "target")[0] if looks_at_target else []
         return stores + self.representing.stores(name, self.candidates, "pool")[0]
@@ -131,6 +132,7 @@ class Pipeline:
         if name is None:
             raise InputError(f"method {self.method.name!r} picks without similarities: there is nothing to score")
         representation = REPRESENTATIONS[name]
+        _ = self.candidates  # a pool that cannot be read is known before the target's rows are made
         if representation.makes == "rows":
             return self._score_rows(self.target_rows, self.pool_rows)
         if representation.makes == "ranking":

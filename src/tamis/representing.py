@@ -106,7 +106,7 @@ class Representing:
         if representation == "embed":
             return [
                 SentenceRecipe.of(
-                    str(home(settings.encoder)),
+                    str(home(settings.encoder)) if settings.encoder.startswith("~") else settings.encoder,
                     device=self.config.model.device,
                     trust_remote_code=self.config.model.trust_remote_code,
                     store_dtype=store_dtype,
