@@ -14,6 +14,7 @@ from tamis.methods import REPRESENTATIONS, SELECTORS, Method, parse_method, pars
 from tamis.settings import (
     MAX_SEED,
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     PickConfig,
     RepresentConfig,
@@ -46,6 +47,7 @@ class Config(Stage):
     represent: RepresentConfig = RepresentConfig()
     score: ScoreConfig = ScoreConfig()
     pick: PickConfig = PickConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     memory: str | None = Field(None, description="8GB: what similarities and features may take; default half of free")
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
     out: str | None = Field(None, description="folder for the selection")

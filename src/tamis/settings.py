@@ -107,14 +107,11 @@ class ModelConfig(Stage):
         return self
 
 
-class WarmupConfig(Stage):
-    """Warm-up (LESS, section 4.1). The defaults are the paper's; tiny models want a far larger learning rate."""
+class TrainingConfig(Stage):
+    """What warm-up and fine-tuning have in common. The defaults are the paper's (LESS, section 4.1)."""
 
-    checkpoints: str | None = Field(None, description="a finished warm-up's folder, used instead of a warm-up")
-    share: Percentage = Field("5%", description="share of the pool it trains on")
-    min_examples: int = Field(500, ge=1, description="but at least so many, where there are")
     tuning: Literal["lora", "full"] = Field("lora", description="what is trained: a LoRA adapter, or every weight")
-    epochs: int = Field(4, ge=0, description="0: no warm-up; gradients are taken at the base model")
+    epochs: int = Field(4, ge=0, description="passes over the rows")
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(32, ge=1)
     micro_batch_size: int = Field(4, ge=1, description="rows through the model at once; divides batch_size")
@@ -126,6 +123,24 @@ class WarmupConfig(Stage):
     lora_targets: str | list[str] = Field("attention", description="attention, all-linear, or module names")
     activation_checkpointing: bool = Field(False, description="less memory, a third more time; for features too")
 
+    @model_validator(mode="after")
+    def _whole_steps(self) -> "TrainingConfig":
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"expected a batch_size that is a multiple of micro_batch_size, got {self.batch_size} "
+                f"and {self.micro_batch_size}"
+            )
+        return self
+
+
+class WarmupConfig(TrainingConfig):
+    """Warm-up. Tiny models want a far larger learning rate."""
+
+    checkpoints: str | None = Field(None, description="a finished warm-up's folder, used instead of a warm-up")
+    share: Percentage = Field("5%", description="share of the pool it trains on")
+    min_examples: int = Field(500, ge=1, description="but at least so many, where there are")
+    epochs: int = Field(4, ge=0, description="0: no warm-up; gradients are taken at the base model")
+
     @field_validator("share")
     @classmethod
     def _some(cls, value: str) -> str:
@@ -133,14 +148,16 @@ class WarmupConfig(Stage):
             raise ValueError(f"expected a percentage above 0, got {value!r}")
         return value
 
-    @model_validator(mode="after")
-    def _whole_steps(self) -> "WarmupConfig":
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            raise ValueError(
-                f"expected a batch_size that is a multiple of micro_batch_size, got {self.batch_size} "
-                f"and {self.micro_batch_size}"
-            )
-        return self
+
+class FinetuneConfig(TrainingConfig):
+    """Training on a selection: the same loop, the same defaults."""
+
+    model: str | None = Field(None, description="folder or hub name of the model to train, if not the one that selected")
+    epochs: int = Field(4, ge=1, description="passes over the selection")
+    steps: int | None = Field(None, ge=1, description="so many optimizer steps, however many rows, in place of epochs")
+    order: Literal["shuffled", "picked"] = Field("shuffled", description="anew each epoch, or always as picked")
+    weighted: bool = Field(True, description="rows count by the selector's weights, where it gives any")
+    merged: bool = Field(False, description="write a whole model, the adapter added to its weights")
 
 
 class RepresentConfig(Stage):
@@ -223,3 +240,16 @@ class PickConfig(Stage):
         if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"expected min_tokens up to max_tokens, got {self.min_tokens} and {self.max_tokens}")
         return self
+
+
+class EvaluateConfig(Stage):
+    """How a model is scored on test rows."""
+
+    task: Literal["loss", "exact_match", "numeric", "choice", "f1", "code"] = Field(
+        "loss", description="what an answer is scored by; loss: by the mean loss alone"
+    )
+    max_new_tokens: int = Field(256, ge=1, description="an answer ends there, if not before")
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest token each time; above: sampled, by the seed")
+    batch_tokens: int = Field(4096, ge=1, description="padded tokens in one batch, those still to be written included")
+    limit: int | None = Field(None, ge=1, description="only the first rows of the test set, for trial runs")
+    run_code: bool = Field(False, description="task code: run what the model writes, in a sandbox")

@@ -1,5 +1,6 @@
 """The training loop against one written by hand, and going on after an interruption."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tamis.model import train as module
 from tamis.model.batch import Batch
 from tamis.model.checkpoint import TrainSettings, finished_checkpoints
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, trainable
-from tamis.model.train import train
+from tamis.model.train import Course, train
 
 SETTINGS = TrainSettings(
     epochs=2,
@@ -53,33 +54,44 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Encoded]:
     order: list[Encoded] = []
     collate = module._to_inputs
 
-    def to_inputs(batch: list[Encoded]) -> dict[str, torch.Tensor]:
-        order.extend(batch)
+    def to_inputs(batch: list[tuple[Encoded, float]]) -> dict[str, torch.Tensor]:
+        order.extend(row for row, _ in batch)
         return collate(batch)
 
     monkeypatch.setattr(module, "_to_inputs", to_inputs)
     return order
 
 
-def by_hand(model: nn.Module, steps: Sequence[Sequence[Encoded]]) -> list[float]:
+def by_hand(
+    model: nn.Module,
+    steps: Sequence[Sequence[Encoded]],
+    rates: Sequence[float] = RATES,
+    weight: Callable[[Encoded], float] = lambda _: 1.0,
+) -> list[float]:
     """One row at a time; returns the norms of the gradients before they are clipped to 1."""
     parameters = list(trainable(model).values())
     optimizer = torch.optim.AdamW(parameters, weight_decay=SETTINGS.weight_decay)
     norms = []
     model.train()
-    for rows, rate in zip(steps, RATES, strict=True):
+    for rows, rate in zip(steps, rates, strict=True):
         loss = torch.tensor(0.0)
         for row in rows:
             ids = torch.from_numpy(row.input_ids.astype(np.int64))
             chance = torch.log_softmax(model(input_ids=ids[None]).logits[0], 1)
             supervised = [k for k in range(1, len(ids)) if row.mask[k]]
-            loss = loss - sum(chance[k - 1, ids[k]] for k in supervised) / len(supervised) / len(rows)
+            loss = loss - weight(row) * sum(chance[k - 1, ids[k]] for k in supervised) / len(supervised) / len(rows)
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(parameters, 1.0)))
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
     return norms
+
+
+def difference(first: nn.Module, second: nn.Module) -> float:
+    """The largest between two models' trained weights."""
+    weights = trainable(second)
+    return max(float((weight - weights[name]).detach().abs().max()) for name, weight in trainable(first).items())
 
 
 def cut(order: Sequence[Encoded]) -> list[Sequence[Encoded]]:
@@ -102,10 +114,9 @@ def test_it_is_the_loop_by_hand_whatever_the_micro_batch(
     expected = fresh()
     norms = by_hand(expected, cut(seen))
     assert max(norms) > 1  # so the clipping matters
-    found, wanted = trainable(model), trainable(expected)
-    difference = max(float((found[name] - wanted[name]).detach().abs().max()) for name in wanted)
+    wanted = trainable(expected)
     moved = max(float((wanted[name] - start).detach().abs().max()) for name, start in trainable(fresh()).items())
-    assert difference < 1e-5 < 1e-2 < moved  # Adam blows rounding up where gradients are small
+    assert difference(model, expected) < 1e-5 < 1e-2 < moved  # Adam blows rounding up where gradients are small
     assert [checkpoint.step for checkpoint in checkpoints] == [3, 6]
     assert [c.mean_learning_rate for c in checkpoints] == pytest.approx([sum(RATES[:3]) / 3, sum(RATES[3:]) / 3])
     assert (checkpoints[0].betas, checkpoints[0].eps) == ((0.9, 0.999), 1e-8)
@@ -120,6 +131,66 @@ def test_a_seed_decides_the_order(
         train(fresh(), rows, replace(SETTINGS, seed=seed, epochs=1), tmp_path)
         orders.append(list(map(id, seen)))
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_rows_weigh_what_they_are_given(
+    fresh: Callable[..., nn.Module], rows: list[Encoded], seen: list[Encoded], tmp_path: Path
+) -> None:
+    weights = [0.1, 4.0, 0.5, 2.0, 1.0, 0.0, 3.0, 0.2, 1.5, 0.7]
+    share = {id(row): weight / (sum(weights) / 10) for row, weight in zip(rows, weights, strict=True)}
+    model, expected, alike = fresh(), fresh(), fresh()
+    train(model, rows, SETTINGS, tmp_path, course=Course(weights))
+    by_hand(expected, cut(seen), weight=lambda row: share[id(row)])
+    by_hand(alike, cut(seen))
+    assert difference(model, expected) < 1e-5 < 1e-3 < difference(alike, expected)
+
+
+def test_rows_in_the_order_given_for_a_number_of_steps(
+    fresh: Callable[..., nn.Module], rows: list[Encoded], seen: list[Encoded], tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, warmup_ratio=0.0)
+    model, expected, told = fresh(), fresh(), list[int]()
+    course = Course(steps=5, shuffled=False)
+    checkpoints = train(model, rows, settings, tmp_path, course=course, base_digest="tiny", advance=told.append)
+    taken = [*rows, *rows[:8]]
+    assert list(map(id, seen[:18])) == list(map(id, taken))
+    by_hand(expected, cut(taken)[:5], rates=[1e-2 * (5 - k) / 5 for k in range(5)])
+    assert difference(model, expected) < 1e-5
+    assert [checkpoint.step for checkpoint in checkpoints] == [3, 5]
+    n_tokens = sum(len(row.input_ids) for row in rows)
+    assert abs(sum(told) - n_tokens * 5 / 3) <= 5
+    shutil.rmtree(tmp_path / "epoch-2")
+    shutil.rmtree(tmp_path / "epoch-1")
+    again = train(fresh(), rows, settings, tmp_path, course=course, base_digest="tiny")
+    assert [c.fingerprint for c in again] == [c.fingerprint for c in checkpoints]
+
+
+def test_steps_go_on_after_an_interruption(
+    fresh: Callable[..., nn.Module], rows: list[Encoded], tmp_path: Path
+) -> None:
+    course = Course([1.0, 2.0] * 5, steps=8)
+    whole = train(fresh(0.2), rows, SETTINGS, tmp_path / "whole", course=course, base_digest="tiny")
+    told: list[int] = []
+
+    def stop_in_the_third_epoch(n_tokens: int) -> None:
+        told.append(n_tokens)
+        if len(told) == 1 + 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            fresh(0.2),
+            rows,
+            SETTINGS,
+            tmp_path / "cut",
+            course=course,
+            base_digest="tiny",
+            advance=stop_in_the_third_epoch,
+        )
+    assert len(finished_checkpoints(tmp_path / "cut")) == 2
+    resumed = train(fresh(0.2), rows, SETTINGS, tmp_path / "cut", course=course, base_digest="tiny")
+    assert [c.fingerprint for c in resumed] == [c.fingerprint for c in whole]
+    assert [c.step for c in whole] == [3, 6, 8]
 
 
 def test_interrupted_then_resumed_is_uninterrupted(

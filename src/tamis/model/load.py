@@ -121,17 +121,17 @@ def load_base(source: ModelSource) -> nn.Module:
     return frozen.eval()
 
 
-def refuse_full(source: ModelSource) -> None:
+def refuse_full(source: ModelSource, stage: str = "warmup") -> None:
     """InputError for a model that is held in a way in which it cannot be trained as a whole."""
     if source.quantization != "none":
         raise InputError(
-            f"warmup.tuning=full trains all weights, and those of model.quantization={source.quantization} are rounded "
-            "to integers, which have no gradient: expected model.quantization=none, or warmup.tuning=lora"
+            f"{stage}.tuning=full trains all weights, and those of model.quantization={source.quantization} are rounded "
+            f"to integers, which have no gradient: expected model.quantization=none, or {stage}.tuning=lora"
         )
     if source.device_map is not None:
         raise InputError(
-            f"warmup.tuning=full is for a model on one device, got model.device_map={source.device_map}: "
-            "leave it out, or use warmup.tuning=lora"
+            f"{stage}.tuning=full is for a model on one device, got model.device_map={source.device_map}: "
+            f"leave it out, or use {stage}.tuning=lora"
         )
 
 

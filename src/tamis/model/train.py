@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,51 @@ from tamis.model.load import input_device, trainable
 Advance = Callable[[int], None]
 
 
-class _Rows(Dataset[Encoded]):
-    def __init__(self, encoded: Sequence[Encoded]) -> None:
-        self._encoded = encoded
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a training may have beyond a warm-up.
+
+    weights   of the rows' losses, scaled to a mean of 1; None: all count alike
+    steps     optimizer steps, in place of the settings' epochs: the last epoch may end early
+    shuffled  rows in a new order each epoch, or always as given
+    stage     group of the settings that errors name
+    """
+
+    weights: Sequence[float] | None = None
+    steps: int | None = None
+    shuffled: bool = True
+    stage: str = "warmup"
+
+
+_WARM_UP = Course()
+_Row = tuple[Encoded, float]
+
+
+class _Rows(Dataset[_Row]):
+    def __init__(self, encoded: Sequence[Encoded], weights: Sequence[float] | None) -> None:
+        scale = 1.0 if weights is None else len(weights) / sum(weights)
+        given = [1.0] * len(encoded) if weights is None else [weight * scale for weight in weights]
+        self._rows = list(zip(encoded, given, strict=True))
 
     def __len__(self) -> int:
-        return len(self._encoded)
+        return len(self._rows)
 
-    def __getitem__(self, position: int) -> Encoded:
-        return self._encoded[position]
+    def __getitem__(self, position: int) -> _Row:
+        return self._rows[position]
 
 
-def _to_inputs(rows: list[Encoded]) -> dict[str, Tensor]:
-    batch = collate(rows, torch.device("cpu"))
-    return {"input_ids": batch.input_ids, "predicts": batch.predicts}
+def _to_inputs(rows: list[_Row]) -> dict[str, Tensor]:
+    batch = collate([encoded for encoded, _ in rows], torch.device("cpu"))
+    weights = torch.tensor([weight for _, weight in rows])
+    return {"input_ids": batch.input_ids, "predicts": batch.predicts, "weights": weights}
 
 
 class _Trainer(Trainer):
     loss_is_scaled_for_ga = True  # compute_loss divides by the examples of the whole step
+
+    def __init__(self, stage: str, **given: Any) -> None:
+        self._stage = stage
+        super().__init__(**given)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[Any, int]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -64,26 +91,29 @@ class _Trainer(Trainer):
         assert num_items_in_batch is not None
         losses = example_losses(model, Batch(inputs["input_ids"], inputs["predicts"]))
         if not torch.isfinite(losses).all():
-            raise _not_finite("loss", self.state, self.args)
-        return losses.sum() / num_items_in_batch
+            raise _not_finite(self._stage, "loss", self.state, self.args)
+        return (losses * inputs["weights"].to(losses.device)).sum() / num_items_in_batch
 
 
-def _not_finite(what: str, state: TrainerState, args: TrainingArguments) -> ModelError:
+def _not_finite(stage: str, what: str, state: TrainerState, args: TrainingArguments) -> ModelError:
     if state.global_step == 0:  # nothing is learnt yet
         why = "the model itself gives it: look for NaN or infinity in its weights, or set model.dtype=float32"
     else:
-        why = f"lower warmup.learning_rate (it is {args.learning_rate:g})"
-    epoch = math.ceil(max(state.global_step, 1) / max(state.max_steps, 1) * args.num_train_epochs)
-    return ModelError(f"warm-up: {what} not finite in epoch {epoch}, after {state.global_step} steps; {why}")
+        why = f"lower {stage}.learning_rate (it is {args.learning_rate:g})"
+    epoch = max(1, math.ceil(state.epoch or 0))
+    return ModelError(f"{stage}: {what} not finite in epoch {epoch}, after {state.global_step} steps; {why}")
 
 
 class _Recorder(TrainerCallback):
     """Keeps the epoch's learning rates, reports tokens done, saves a tamis checkpoint with each of Trainer's."""
 
     def __init__(
-        self, save: Callable[[int, nn.Module, torch.optim.Optimizer, float], None] | None, advance: Callable[[], None]
-    ):
-        self._save, self._advance = save, advance
+        self,
+        stage: str,
+        save: Callable[[int, nn.Module, torch.optim.Optimizer, float], None] | None,
+        advance: Callable[[], None],
+    ) -> None:
+        self._stage, self._save, self._advance = stage, save, advance
         self._rates: list[float] = []
 
     def on_pre_optimizer_step(
@@ -100,13 +130,13 @@ class _Recorder(TrainerCallback):
             moments = [t for held in optimizer.state.values() for t in held.values() if isinstance(t, Tensor)]
             if not all(torch.isfinite(t).all() for t in [*trainable(now["model"]).values(), *moments]):
                 what = "adapter" if hasattr(now["model"], "peft_config") else "model"
-                raise _not_finite(f"{what} or its Adam moments", state, args)  # and keep no checkpoint of it
-            self._save(round(state.epoch), now["model"], optimizer, sum(self._rates) / len(self._rates))
+                raise _not_finite(self._stage, f"{what} or its Adam moments", state, args)  # and keep none of it
+            self._save(math.ceil(state.epoch - 1e-6), now["model"], optimizer, sum(self._rates) / len(self._rates))
             self._rates.clear()
 
 
 def _arguments(
-    settings: TrainSettings, folder: Path, n_rows: int, device: torch.device, *, save: bool
+    settings: TrainSettings, course: Course, folder: Path, device: torch.device, *, save: bool
 ) -> TrainingArguments:
     micro = min(settings.micro_batch_size, settings.batch_size)
     if settings.batch_size % micro:
@@ -114,6 +144,8 @@ def _arguments(
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
+        max_steps=course.steps or -1,  # -1: as many as the epochs have
+        train_sampling_strategy="random" if course.shuffled else "sequential",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,  # below 1: a share of the steps
@@ -143,6 +175,7 @@ def train(
     settings: TrainSettings,
     folder: Path,
     *,
+    course: Course = _WARM_UP,
     base_digest: str | None = None,
     advance: Advance = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
@@ -154,13 +187,12 @@ def train(
     tokens done, each time about as many as a step has. Where memory runs out, training goes on from the last finished
     epoch with fewer rows at once, the step being the same to rounding; `note` gets a sentence about that.
     """
-    device = input_device(model)
     # On the CPU: of a whole model a second copy is much
     start = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trainable(model).items()}
     attempts = Attempts(advance)
     while True:
         try:
-            return _train(model, encoded, settings, folder, device, base_digest, attempts.new())
+            return _train(model, encoded, settings, course, folder, base_digest, attempts.new())
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -169,7 +201,7 @@ def train(
         if micro == 1:
             raise ModelError(
                 f"out of memory with single rows of up to {max(len(e.input_ids) for e in encoded):,} tokens: use a "
-                "smaller model.max_tokens, warmup.activation_checkpointing=true or model.quantization=4bit"
+                f"smaller model.max_tokens, {course.stage}.activation_checkpointing=true or model.quantization=4bit"
             )
         smaller = max(n for n in range(1, micro) if settings.batch_size % n == 0)
         note(f"out of memory with {micro} rows at once: going on with {smaller}; a step stays as it is")
@@ -185,8 +217,8 @@ def _train(
     model: nn.Module,
     encoded: Sequence[Encoded],
     settings: TrainSettings,
+    course: Course,
     folder: Path,
-    device: torch.device,
     base_digest: str | None,
     advance: Advance,
 ) -> list[Checkpoint]:
@@ -195,12 +227,12 @@ def _train(
     # Trainer's folder of an epoch is whole if ours, written after it, is there. After the last epoch it is gone: where
     # an epoch was removed since, all are trained again.
     resume = scratch / f"checkpoint-{done[-1].step}" if done else None
-    if len(done) < settings.epochs and resume is not None and not resume.is_dir():
+    n_epochs, n_steps = extent(len(encoded), settings, course)
+    if len(done) < n_epochs and resume is not None and not resume.is_dir():
         done, resume = [], None
-    n_tokens = sum(len(e.input_ids) for e in encoded)
-    steps = settings.epochs * -(-len(encoded) // settings.batch_size)
-    advance(n_tokens * len(done))
-    if len(done) == settings.epochs:
+    n_tokens = training_tokens(encoded, settings, course)
+    advance(n_tokens * done[-1].step // n_steps if done else 0)
+    if len(done) == n_epochs:
         return done
 
     def save(epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -209,15 +241,13 @@ def _train(
 
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     trainer = _Trainer(
+        course.stage,
         model=model,
-        args=_arguments(settings, scratch, len(encoded), device, save=base_digest is not None),
-        train_dataset=_Rows(encoded),
+        args=_arguments(settings, course, scratch, input_device(model), save=base_digest is not None),
+        train_dataset=_Rows(encoded, course.weights),
         data_collator=_to_inputs,
         callbacks=[
-            _Recorder(
-                save if base_digest is not None else None,
-                lambda: advance(n_tokens * settings.epochs // steps),
-            )
+            _Recorder(course.stage, save if base_digest is not None else None, lambda: advance(n_tokens // n_steps)),
         ],
     )
     trainer.remove_callback(PrinterCallback)
@@ -226,6 +256,19 @@ def _train(
     model.eval()
     shutil.rmtree(scratch, ignore_errors=True)
     return finished_checkpoints(folder) if base_digest is not None else []
+
+
+def extent(n_rows: int, settings: TrainSettings, course: Course = _WARM_UP) -> tuple[int, int]:
+    """Epochs begun and optimizer steps made of a training on so many rows."""
+    per_epoch = -(-n_rows // settings.batch_size)
+    steps = course.steps or settings.epochs * per_epoch
+    return -(-steps // per_epoch), steps
+
+
+def training_tokens(encoded: Sequence[Encoded], settings: TrainSettings, course: Course = _WARM_UP) -> int:
+    """Tokens that go through the model in such a training, padding not counted; of a broken-off epoch its share."""
+    _, steps = extent(len(encoded), settings, course)
+    return sum(len(e.input_ids) for e in encoded) * steps // -(-len(encoded) // settings.batch_size)
 
 
 @contextmanager
