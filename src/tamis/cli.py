@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tamis.commands import files
-from tamis.commands.common import FieldColumns, FormatName, ModelName, ProgressKind, RemoteCode, Template, fields, guard
+from tamis.commands import evaluate, files, report, study
+from tamis.commands.common import (
+    FieldColumns,
+    FormatName,
+    ModelName,
+    ProgressKind,
+    RemoteCode,
+    Template,
+    arguments,
+    check_progress,
+    fields,
+    guard,
+)
 from tamis.commands.store import app as store_app
 from tamis.errors import InputError, printable
 
@@ -73,7 +84,7 @@ ProjectionSeeds = Annotated[
     int | None, typer.Option("--projection-seeds", help="projections that take turns in the draws (default: 1)")
 ]
 
-_OF_SEVERAL_FILES = ("--pool", "--target", "--evaluation", "--include", "--exclude")
+_OF_SEVERAL_FILES = ("--pool", "--target", "--test", "--evaluation", "--include", "--exclude")
 _NAMED = re.compile(r"[\w-]+=")
 
 KEYS = {
@@ -189,23 +200,13 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
 
 
 def _pipeline(given: dict[str, Any], *, out: str | None, draws: bool) -> "Pipeline":
-    from tamis.config import load_config, parse_override
+    from tamis.config import load_config
     from tamis.pipeline import Pipeline
     from tamis.progress import make
     from tamis.settings import ScoreConfig
 
-    if given["progress"] not in ("auto", "bar", "plain", "json"):
-        raise InputError(f"--progress: expected auto, bar, plain or json, got {given['progress']!r}")
-    overrides: dict[str, Any] = {}
-    path: str | None = None
-    for argument in given["settings"] or []:
-        if "=" in argument:
-            key, value = parse_override(argument)
-            overrides[key] = value
-        elif path is None and argument.endswith((".yaml", ".yml")):
-            path = argument
-        else:
-            raise InputError(f"expected one YAML file and KEY=VALUE settings, got {argument!r}")
+    check_progress(given["progress"])
+    path, overrides = arguments(given["settings"])
     overrides |= {key: given[flag] for flag, key in KEYS.items() if given[flag] not in (None, [])}
     if named := [file for file in given["target"] or [] if _NAMED.match(file) and not Path(file).exists()]:
         if len(named) < len(given["target"]):
@@ -231,6 +232,10 @@ _stage("pick", _select, "Pick from what the workspace holds, and write; what it 
 app.command()(files.inspect)
 app.command()(files.compare)
 app.command()(files.verify)
+app.command()(study.finetune)
+app.command()(evaluate.evaluate)
+app.command()(study.study)
+app.command()(report.report)
 app.add_typer(store_app, name="store")
 
 

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -14,6 +14,7 @@ from tamis.methods import REPRESENTATIONS, SELECTORS, Method, parse_method, pars
 from tamis.settings import (
     MAX_SEED,
     DataConfig,
+    EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
     PickConfig,
@@ -30,7 +31,7 @@ _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError,
 _SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bhf_[A-Za-z0-9]{16,}|[?&](token|key|password|secret)=", re.IGNORECASE)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """A path that means the same from any working directory; a name on the hub stays as it is."""
     if not path.startswith("hf://"):
         return str(home(path).absolute())
@@ -48,6 +49,7 @@ class Config(Stage):
     score: ScoreConfig = ScoreConfig()
     pick: PickConfig = PickConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     memory: str | None = Field(None, description="8GB: what similarities and features may take; default half of free")
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
     out: str | None = Field(None, description="folder for the selection")
@@ -70,19 +72,21 @@ class Config(Stage):
     def to_yaml(self) -> str:
         """The settings as YAML that replays the run from any working directory: local paths are made absolute."""
         tree = self.model_dump()
-        tree["data"]["pool"] = [_absolute(path) for path in self.data.pool]
-        tree["data"]["target"] = [_absolute(path) for path in self.data.target]
-        tree["data"]["evaluation"] = [_absolute(path) for path in self.data.evaluation]
+        tree["data"]["pool"] = [absolute(path) for path in self.data.pool]
+        tree["data"]["target"] = [absolute(path) for path in self.data.target]
+        tree["data"]["evaluation"] = [absolute(path) for path in self.data.evaluation]
         for target in tree["data"]["targets"].values():
-            target["files"] = [_absolute(path) for path in target["files"]]
+            target["files"] = [absolute(path) for path in target["files"]]
         tree["pick"]["method"] = self.method.name
-        tree["pick"] |= {key: [_absolute(path) for path in tree["pick"][key]] for key in ("include", "exclude")}
+        tree["pick"] |= {key: [absolute(path) for path in tree["pick"][key]] for key in ("include", "exclude")}
         single = (
             ("model", "name"),
             ("model", "template"),
             ("warmup", "checkpoints"),
             ("represent", "encoder"),
             ("pick", "similarity"),
+            ("evaluate", "adapter"),
+            ("evaluate", "include_path"),
         )
         for group, key in single:
             if tree[group][key] is not None and Path(tree[group][key]).exists():
@@ -135,11 +139,23 @@ class Config(Stage):
                 raise InputError(f"pick.options.{key}: expected {expected}, got {str(value)[:80]!r}")
 
 
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """A Config from a YAML file and {"stage.key": value} overrides.
 
     Raises InputError naming the key, and the nearest known one where it is not known.
     """
+    config = read_config(path, overrides, Config)
+    config.check_options()
+    return config
+
+
+def read_config(
+    path: str | Path | None, overrides: Mapping[str, Any] | None, kind: type[AnyConfig], where: str = "settings"
+) -> AnyConfig:
+    """Settings of one kind from a file and overrides; errors as `load_config`'s, at `where` if there is no file."""
     tree: dict[str, Any] = {}
     if path is not None:
         try:
@@ -152,13 +168,13 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             raise InputError(f"{path}: expected keys such as 'data:' and 'pick:', found a {type(loaded).__name__}")
         tree = loaded or {}
     for key, value in (overrides or {}).items():
-        _set(tree, key, value)
+        set_key(tree, key, value)
+    where = str(path) if path else where
     try:
-        config = Config.model_validate(tree)
+        config = kind.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_explain(error, str(path) if path else "settings")) from error
-    config.check_options()
-    _check_texts(config, str(path) if path else "settings")
+        raise InputError(_explain(error, where, kind)) from error
+    _check_texts(config, where)
     return config
 
 
@@ -201,7 +217,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, value  # a bare % or @ is no YAML, but a fine string
 
 
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set "stage.key" in a tree of settings."""
     *parents, last = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})
@@ -216,11 +233,11 @@ def _key(key: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in key)
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
     first = error.errors()[0]
     place = _key(".".join(str(part) for part in first["loc"]))
     if first["type"] == "extra_forbidden":
-        known = list(known_keys())
+        known = list(known_keys(kind))
         near = difflib.get_close_matches(place, known, n=1, cutoff=0.5)
         near = near or [key for key in known if key.endswith("." + place.rsplit(".", 1)[-1])][:1]
         return f"{where}: unknown setting {place!r}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -28,7 +28,13 @@ class DamagedError(StoreError):
     """A cached file fails its checksum or cannot be read; `tamis verify` names it and sets it aside."""
 
 
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the order of what follows around
+
+
 def printable(text: str, keep: str = "") -> str:
-    """Text from data as a terminal may have it: control characters (but those to keep) as Python would write them."""
-    is_control = [(c < " " or "\x7f" <= c <= "\x9f") and c not in keep for c in text]
+    """Text from data as a terminal may have it: control characters (but those to keep) as Python would write them.
+
+    So are those that turn the direction of the text that follows, which would let a row look like another.
+    """
+    is_control = [(c < " " or "\x7f" <= c <= "\x9f" or c in _TURNING) and c not in keep for c in text]
     return "".join(repr(c)[1:-1] if control else c for c, control in zip(text, is_control, strict=True))

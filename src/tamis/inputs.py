@@ -50,6 +50,7 @@ class Inputs:
         self._encoded: dict[str, Encoded | str] = {}
         self._n_supervised: dict[str, int] = {}
         self._skipped: dict[str, list[tuple[str, int, str]]] = {}
+        self._kept: dict[str, list[tuple[str, int, str]]] = {}
         self.rejected: list[Rejected] = []
         self.files: list[FileReport] = []
         self._as_named: dict[str, bool] = {}
@@ -139,8 +140,9 @@ class Inputs:
         self._report(what, [(e.file, e.row, reason) for e, reason in examples])
 
     def tell(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
-        """Report some rows, with a reason of each."""
-        self._tell(what, [(e.file, e.row, reason) for e, reason in examples])
+        """Report rows that stay candidates all the same, with a reason of each, and keep them for the record."""
+        self._kept[what] = [(e.file, e.row, reason) for e, reason in examples]
+        self._tell(what, self._kept[what])
 
     def _report(self, what: str, rows: list[tuple[str, int, str]]) -> None:
         if self._skipped.get(what) != rows:
@@ -230,13 +232,15 @@ class Inputs:
             self._n_supervised[example.id] = 0 if isinstance(encoded, str) else encoded.n_supervised
         return self._n_supervised[example.id]
 
-    def warmup_rows(self) -> list[tuple[Example, Encoded]]:
-        """The pool rows the warm-up trains on: the first usable ones of a seeded permutation."""
-        warmup, pool = self._config.warmup, self.pool
+    def warmup_rows(self, config: Config | None = None) -> list[tuple[Example, Encoded]]:
+        """The pool rows the warm-up trains on (or that of another run on these inputs): the first usable ones of a
+        seeded permutation."""
+        config = config or self._config
+        warmup, pool = config.warmup, self.pool
         share = Fraction(warmup.share.removesuffix("%")) / 100
         n_rows = min(len(pool), max(int(share * len(pool)), warmup.min_examples))
         rows: list[tuple[Example, Encoded]] = []
-        for position in np.random.default_rng(self._config.seed).permutation(len(pool)):
+        for position in np.random.default_rng(config.seed).permutation(len(pool)):
             if len(rows) == n_rows:
                 break
             example = pool[int(position)]
@@ -254,6 +258,11 @@ class Inputs:
 
     # ---- for the record --------------------------------------------------------------------------------------------
 
+    @property
+    def left_out(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows that were read but are not used, by what they were left out for, with the reason of each."""
+        return _reasons(self._skipped)
+
     def manifest(self) -> dict[str, Any]:
         """What was read: counts, digests, every row left out with its reason."""
         facts: dict[str, Any] = {"pool": _facts(self.pool)}
@@ -270,12 +279,16 @@ class Inputs:
                 "max_tokens": self.max_tokens,
                 "dtype": self.dtype,
             }
-        facts["left_out"] = {
-            what: [{"file": file, "row": row, "reason": reason} for file, row, reason in rows]
-            for what, rows in self._skipped.items()
-            if rows
-        }
+        facts["left_out"], facts["kept"] = _reasons(self._skipped), _reasons(self._kept)
         return facts
+
+
+def _reasons(found: dict[str, list[tuple[str, int, str]]]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        what: [{"file": file, "row": row, "reason": reason} for file, row, reason in rows]
+        for what, rows in found.items()
+        if rows
+    }
 
 
 def _facts(pool: Pool) -> dict[str, Any]:

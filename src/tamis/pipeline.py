@@ -12,6 +12,7 @@ own few rows:
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,8 @@ from tamis.inputs import Inputs, digest
 from tamis.methods import REPRESENTATIONS, SELECTORS, load
 from tamis.picking import Ranking, candidates, pick
 from tamis.progress import Advance, Progress, Silent
-from tamis.scoring import Similarity, given_similarity, kept_similarity, taken_by
+from tamis.report.facts import Looked, selection_facts
+from tamis.scoring import Similarity, given_similarity, kept_similarity, takers
 from tamis.selectors import Picks, parse_budget
 from tamis.selectors.rows import mean
 from tamis.settings import home, memory_bytes
@@ -48,16 +50,31 @@ _LIBRARIES = ("tamis", "numpy", "torch", "transformers", "peft")
 class Pipeline:
     """One run: its settings, its inputs (each read when first needed), its stages as methods, and their seconds."""
 
-    def __init__(self, config: Config, progress: Progress | None = None, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+        inputs: Inputs | None = None,
+    ) -> None:
         self.config = config
         self.progress: Progress = progress or Silent()
         self.engine: Engine = engine or LocalEngine()
         self.method = config.method
-        self.inputs = Inputs(config, self.progress.note)
+        self.inputs = inputs or Inputs(config, self.progress.note)
         self.workspace = Path(config.workspace)
         self.seconds: dict[str, float] = {}
         if unheeded := config.unheeded():
             self.progress.note(f"without effect with {self.method.name}: {', '.join(unheeded)}")
+
+    def sibling(self, config: Config) -> "Pipeline":
+        """A run by other settings over the same data, read by the same model: nothing is read twice."""
+        if (config.data, config.model) != (self.config.data, self.config.model):
+            raise ValueError("a sibling has the same data and model")
+        run = Pipeline(config, self.progress, self.engine, self.inputs)
+        if _filters(config) == _filters(self.config):
+            run.candidates = self.candidates
+        return run
 
     # ---- warm up ---------------------------------------------------------------------------------------------------
 
@@ -227,11 +244,13 @@ class Pipeline:
             ]
             picked = pick(self.config, self.inputs, pool, rankings, self.progress.note)
             examples = [pool[i] for i in picked.walked.indices]
-            return Selection(
+            taken_by = takers(scored, [part for *_, part in parts], picked.walked, self.method.selector)
+            labels = [target.row_id or target.id for target in scored.targets] if scored else []
+            selection = Selection(
                 examples=examples,
                 scores=picked.column("scores"),
                 weights=None if picked.ranked[0].weights is None else picked.column("weights"),
-                taken_by=taken_by(scored, [part for *_, part in parts], picked.walked, self.method.selector),
+                taken_by=[None if taker is None else labels[taker] for taker in taken_by],
                 n_tokens=[self.inputs.n_supervised(e) if self.config.model.name else None for e in examples],
                 manifest={
                     **self.inputs.manifest(),
@@ -247,6 +266,36 @@ class Pipeline:
                     "n_picked": len(examples),
                 },
             )
+        if self.config.out is None:
+            return selection  # nobody will read what it looked at
+        looked = Looked(
+            pool=pool,
+            picked=picked.walked.indices,
+            scores=selection.scores,
+            rankings=picked.walked.takers,
+            takers=taken_by,
+            targets=Pool.of([]) if targets is None else targets,
+            values=None if scored is None else scored.values,
+            parts=[(name, part) for name, _, part in parts],
+            selector=self.method.selector,
+            ranked_by=self._ranked_by,
+            reduce=self.config.pick.options.get("reduce", "group_mean_max"),
+        )
+        n_supervised = self.inputs.n_supervised if self.config.model.name else None
+        return replace(selection, facts=selection_facts(looked, examples, n_supervised, self.config.seed))
+
+    @property
+    def _ranked_by(self) -> str:
+        """What the similarity is."""
+        name = self.method.representation
+        if name is None:
+            return "similarity"
+        settings = self.config.represent
+        return {
+            "rows": f"{name} {'cosine similarity' if settings.normalize else 'dot product'}",
+            "scores": f"{name} score",
+            "ranking": f"{name} ({settings.prefer} first)",
+        }[REPRESENTATIONS[name].makes]
 
     @property
     def _libraries(self) -> tuple[str, ...]:
@@ -320,18 +369,17 @@ class Pipeline:
     # ---- write -----------------------------------------------------------------------------------------------------
 
     def write(self, selection: Selection) -> None:
-        """selected.jsonl, picks.parquet, config.yaml, manifest.json, report.html, and rejected.jsonl if a row was.
-
-        The folder appears whole.
+        """selected.jsonl, picks.parquet, config.yaml, manifest.json; report.html with its figures, its tables and its
+        numbers in report.json; rejected.jsonl if a row was. The folder appears whole.
         """
-        from tamis.report.html import render
+        from tamis.report.html import report_facts, write_report
 
         if self.config.out is None:
             raise InputError("say where to write: --out FOLDER")
         manifest = {**selection.manifest, "seconds": {name: round(s, 3) for name, s in self.seconds.items()}}
         with writing_folder(Path(self.config.out)) as folder:
             selection.save(folder, manifest, self.config.to_yaml())
-            (folder / "report.html").write_text(render(selection, manifest), encoding="utf-8")
+            write_report(folder, report_facts(selection, manifest, self.config.to_yaml()))
             if self.inputs.rejected:
                 write_rejected(folder / "rejected.jsonl", self.inputs.rejected)
 
@@ -351,6 +399,11 @@ def select(config: Config, progress: Progress | None = None) -> Selection:
     if config.out is not None:
         run.write(selection)
     return selection
+
+
+def _filters(config: Config) -> dict[str, Any]:
+    """What decides which rows are candidates."""
+    return config.pick.model_dump(include={"include", "exclude", "min_tokens", "max_tokens", "keep_leaks"})
 
 
 def _without_progress(function: Callable[[Any], Picks]) -> Callable[[Any, Advance], Picks]:

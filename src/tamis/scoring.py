@@ -90,19 +90,18 @@ def given_similarity(path: Path, inputs: Inputs, candidates: Pool, memory_bytes:
     return Similarity(values, targets, candidates, path)
 
 
-def taken_by(scored: Similarity | None, parts: Sequence[slice], walked: Walked, selector: str) -> list[str | None]:
-    """The row_id, else the id, of the target row that took each pick; `parts` are the rows of each ranking's target."""
-    names: list[str | None] = [None] * len(walked.indices)
+def takers(scored: Similarity | None, parts: Sequence[slice], walked: Walked, selector: str) -> list[int | None]:
+    """The target row that took each pick, by its position; `parts` are the rows of each ranking's target."""
+    rows: list[int | None] = [None] * len(walked.indices)
     if scored is None or not len(scored.targets):
-        return names
+        return rows
     for number, part in enumerate(parts):
         mine = [k for k, taker in enumerate(walked.takers) if taker == number]
-        targets = scored.targets[part]
+        positions = range(len(scored.targets))[part]
         if selector == "round_robin":
-            takers = [walked.places[k] % len(targets) for k in mine]
+            found = [walked.places[k] % len(positions) for k in mine]
         else:
-            takers = nearest_target(scored.values[part], np.array([walked.indices[k] for k in mine], int)).tolist()
-        labels = [target.row_id or target.id for target in targets]
-        for k, taker in zip(mine, takers, strict=True):
-            names[k] = labels[taker]
-    return names
+            found = nearest_target(scored.values[part], np.array([walked.indices[k] for k in mine], int)).tolist()
+        for k, row in zip(mine, found, strict=True):
+            rows[k] = positions[row]
+    return rows

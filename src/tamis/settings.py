@@ -152,7 +152,7 @@ class WarmupConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """Training on a selection: the same loop, the same defaults."""
 
-    model: str | None = Field(None, description="folder or hub name of the model to train, if not the one that selected")
+    model: str | None = Field(None, description="model to train: folder or hub name, if not the one that selected")
     epochs: int = Field(4, ge=1, description="passes over the selection")
     steps: int | None = Field(None, ge=1, description="so many optimizer steps, however many rows, in place of epochs")
     order: Literal["shuffled", "picked"] = Field("shuffled", description="anew each epoch, or always as picked")
@@ -253,3 +253,6 @@ class EvaluateConfig(Stage):
     batch_tokens: int = Field(4096, ge=1, description="padded tokens in one batch, those still to be written included")
     limit: int | None = Field(None, ge=1, description="only the first rows of the test set, for trial runs")
     run_code: bool = Field(False, description="task code: run what the model writes, in a sandbox")
+    adapter: str | None = Field(None, description="folder of a PEFT adapter that belongs to the model")
+    harness: Paths = Field([], description="tasks of lm-eval that are run too")
+    include_path: str | None = Field(None, description="folder of lm-eval task files of one's own, whose Python runs")

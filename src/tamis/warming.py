@@ -9,16 +9,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock
-from torch import nn
 
 from tamis.config import Config
 from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
 from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints, save_untrained
 from tamis.model.foreign import given_checkpoints
-from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base, load_full, refuse_full
+from tamis.model.load import LoraSettings, fresh_model, refuse_full
 from tamis.progress import Advance
-from tamis.settings import home
+from tamis.settings import TrainingConfig, home
 from tamis.store.files import put
 
 Stage = Callable[[str, int], AbstractContextManager[Advance]]
@@ -36,29 +35,18 @@ def warm_up(
         for checkpoint in found:
             _remember(workspace / "checkpoints", checkpoint)
         return found
-    lora = None
-    if warmup.tuning == "lora":
-        lora = LoraSettings(warmup.lora_rank, warmup.lora_alpha, warmup.lora_dropout, warmup.lora_targets)
-    else:
+    lora = adapter(warmup)
+    if lora is None:
         refuse_full(inputs.source)
     if warmup.epochs == 0:
         return [_untrained(config, inputs, lora, workspace, stage, note)]
-    rows = inputs.warmup_rows()
+    rows = inputs.warmup_rows(config)
     if warmup.warmup_ratio and warmup.epochs == 1 and len(rows) <= warmup.batch_size:
         raise InputError(
             f"the warm-up on {len(rows)} rows has one step, whose learning rate is 0 because it is the first: "
             "set warmup.epochs=2, or warmup.warmup_ratio=0"
         )
-    settings = TrainSettings(
-        epochs=warmup.epochs,
-        learning_rate=warmup.learning_rate,
-        batch_size=warmup.batch_size,
-        micro_batch_size=warmup.micro_batch_size,
-        warmup_ratio=warmup.warmup_ratio,
-        weight_decay=warmup.weight_decay,
-        seed=config.seed,
-        activation_checkpointing=warmup.activation_checkpointing,
-    )
+    settings = hyperparameters(warmup, config.seed)
     name = digest(inputs.base_digest, inputs.chat.fingerprint, inputs.dtype, lora, settings, [e.id for e, _ in rows])
     folder = workspace / "checkpoints" / name
     done = finished_checkpoints(folder)
@@ -73,7 +61,7 @@ def warm_up(
     folder.mkdir(parents=True, exist_ok=True)
     # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
     with FileLock(folder / "lock"), stage("warm up", n_tokens) as advance:
-        model = _fresh(inputs.source, lora, config.seed)
+        model = fresh_model(inputs.source, lora, config.seed)
         check_layers(model)
         return train(
             model,
@@ -86,8 +74,25 @@ def warm_up(
         )
 
 
-def _fresh(source: ModelSource, lora: LoraSettings | None, seed: int) -> nn.Module:
-    return load_full(source) if lora is None else add_lora(load_base(source), lora, seed)
+def adapter(training: TrainingConfig) -> LoraSettings | None:
+    """The adapter that is trained; None: every weight is."""
+    if training.tuning == "full":
+        return None
+    return LoraSettings(training.lora_rank, training.lora_alpha, training.lora_dropout, training.lora_targets)
+
+
+def hyperparameters(training: TrainingConfig, seed: int) -> TrainSettings:
+    """Those of the loop."""
+    return TrainSettings(
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        micro_batch_size=training.micro_batch_size,
+        warmup_ratio=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        seed=seed,
+        activation_checkpointing=training.activation_checkpointing,
+    )
 
 
 def _untrained(
@@ -110,7 +115,7 @@ def _untrained(
     with FileLock(folder / "lock"), stage("warm up", 0):
         if done := finished_checkpoints(folder):
             return done[0]
-        model = _fresh(inputs.source, lora, config.seed)
+        model = fresh_model(inputs.source, lora, config.seed)
         check_layers(model)
         made = save_untrained(folder / "epoch-0", model, mean_learning_rate=rate, base_digest=inputs.base_digest)
     note(f"no warm-up: gradients are taken at {made.folder}")

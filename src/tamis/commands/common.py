@@ -3,9 +3,9 @@
 import errno
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,29 @@ def fields(pairs: list[str]) -> dict[str, list[str]]:
             raise InputError(f"--field: expected NAME=COLUMN[,COLUMN], got {pair!r}")
         found[name] = columns.split(",")
     return found
+
+
+def arguments(given: Sequence[str] | None) -> tuple[str | None, dict[str, Any]]:
+    """The YAML file among a command's arguments, if any, and its KEY=VALUE settings."""
+    from tamis.config import parse_override
+
+    path: str | None = None
+    overrides: dict[str, Any] = {}
+    for argument in given or []:
+        if "=" in argument:
+            key, value = parse_override(argument)
+            overrides[key] = value
+        elif path is None and argument.endswith((".yaml", ".yml")):
+            path = argument
+        else:
+            raise InputError(f"expected one YAML file and KEY=VALUE settings, got {argument!r}")
+    return path, overrides
+
+
+def check_progress(kind: str) -> None:
+    """InputError for a kind of progress there is not."""
+    if kind not in ("auto", "bar", "plain", "json"):
+        raise InputError(f"--progress: expected auto, bar, plain or json, got {kind!r}")
 
 
 def guard(action: Callable[[], None]) -> None:

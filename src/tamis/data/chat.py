@@ -20,10 +20,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 from jinja2 import TemplateError
 
 from tamis.data.example import Example, Message, digest
@@ -83,6 +84,11 @@ class Chat:
         self._end_of_turn = self._find_end_of_turn()
         self._difference_is_turn = self._marked is None and self._check_difference()
 
+    @property
+    def template(self) -> str:
+        """The Jinja text in use."""
+        return self._template
+
     def render(self, example: Example) -> str:
         """The conversation as the template writes it."""
         return self._render(example.messages, example.tools)
@@ -95,17 +101,7 @@ class Chat:
         """
         text = self._render(example.messages, example.tools)
         spans = self._spans(example, text)
-        encoding = self._tokenizer(
-            text,
-            add_special_tokens=False,  # the template writes them
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
-        offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        ids = np.asarray(encoding["input_ids"], dtype=np.int32)
+        ids, offsets = self._tokenize(text)
         mask = np.zeros(len(ids), dtype=bool)
         n_found = 0
         for start, end in spans:
@@ -118,6 +114,63 @@ class Chat:
             raise ChatError(f"only {n_found} of {n_turns} assistant turns have a token in the loss: {_REMEDY}")
         kept = slice(self._max_tokens)
         return Encoded(ids[kept], mask[kept], max(0, len(ids) - self._max_tokens))
+
+    # ---- what a model is to go on from -------------------------------------------------------------------------------
+
+    @property
+    def template(self) -> str:
+        """The Jinja text that writes conversations."""
+        return self._template
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that an answer ends before: the end of an assistant's turn, and what a user's turn begins with."""
+        question, answer = Message("user", "x"), Message("assistant", _PROBE)
+        _, _, after = self._render((question, answer, replace(question, content=_PROBE))).partition(_PROBE)
+        between = after.partition(_PROBE)[0]
+        ends = self._up_to_special(between)
+        parts = (ends, between.removeprefix(ends))
+        return tuple("\n" * part.startswith("\n") + part.strip() for part in parts if part.strip())
+
+    def prompt(self, example: Example) -> str:
+        """The conversation before its last assistant turn, and the words with which the template begins that turn.
+
+        ChatError: the template refuses the conversation, or nothing stands before that turn.
+        """
+        position = max((i for i, m in enumerate(example.messages) if m.role == "assistant"), default=0)
+        if position == 0:
+            raise ChatError("expected a question before the last assistant turn, found none")
+        return self._prompt(example.messages[:position], example.tools)
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
+        prompt = self._render(messages, tools, add_generation_prompt=True)
+        if prompt != self._render(messages, tools):
+            return prompt
+        # No generation prompt. A space before the answer is left for the answer: words are tokens with their space
+        return self._render((*messages, Message("assistant", _PROBE)), tools).partition(_PROBE)[0].rstrip(" ")
+
+    @cached_property
+    def _opening(self) -> str:
+        """What the template writes between a prompt and an answer: nothing, a space, or an empty thought."""
+        question, answer = Message("user", "x"), Message("assistant", _PROBE)
+        prompt, before = self._prompt((question,)), self._render((question, answer)).partition(_PROBE)[0]
+        return before.removeprefix(prompt) if before.startswith(prompt) else ""
+
+    def encode_prompt(self, prompt: str, max_tokens: int) -> Encoded:
+        """Tokens of a prompt, none of them in the mask; of more than max_tokens the first are cut off."""
+        return self._cut(prompt, len(prompt), max_tokens)
+
+    def encode_answer(self, prompt: str, answer: str) -> Encoded:
+        """Tokens of a prompt and an answer, where those that reach into the answer are in the mask.
+
+        Of more tokens than the chat's max_tokens the first are cut off.
+        """
+        return self._cut(prompt + self._opening + answer, len(prompt + self._opening), self._max_tokens)
+
+    def _cut(self, text: str, n_before: int, max_tokens: int) -> Encoded:
+        ids, offsets = self._tokenize(text)
+        kept = slice(max(0, len(ids) - max_tokens), None)
+        return Encoded(ids[kept], offsets[kept, 1] > n_before, kept.start)
 
     # ---- spans of the assistant turns in the text ------------------------------------------------------------------
 
@@ -190,9 +243,13 @@ class Chat:
         if not found:
             where = "inside its generation markers" if self._marked else "at all"
             raise ChatError(f"the template does not write an assistant's text {where}: {_REMEDY}")
+        return self._up_to_special(after)
+
+    def _up_to_special(self, text: str) -> str:
+        """The text up to and with its first special token, or all of it, without white space at its end."""
         special = [re.escape(token.content) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
-        first = re.search("|".join(sorted(special, key=len, reverse=True)), after) if special else None
-        return after[: first.end()] if first else after.rstrip()
+        first = re.search("|".join(sorted(special, key=len, reverse=True)), text) if special else None
+        return text[: first.end()] if first else text.rstrip()
 
     def _with_end_of_turn(self, text: str, span: Span) -> Span:
         start, end = span
@@ -224,6 +281,20 @@ class Chat:
             roles = ", ".join(message.role for message in messages)
             raise ChatError(f"the chat template refuses this conversation (roles: {roles}): {error}") from error
         return str(text)
+
+    def _tokenize(self, text: str) -> tuple[Int32[np.ndarray, " seq"], Int64[np.ndarray, "seq 2"]]:
+        """Token ids, and the characters from and to which each reaches."""
+        encoding = self._tokenizer(
+            text,
+            add_special_tokens=False,  # the template writes them
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            truncation=False,
+            padding=False,
+            verbose=False,
+        )
+        offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        return np.asarray(encoding["input_ids"], dtype=np.int32), offsets
 
     def _fingerprint(self) -> str:
         backend = json.loads(self._tokenizer.backend_tokenizer.to_str())

@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tamis.data.containers import HUB, open_rows
@@ -24,11 +24,16 @@ def write_selected(path: str | Path, examples: Sequence[Example]) -> None:
     held in memory. InputError where a file is gone or a row is no longer the one that was read. The output is whole or
     absent.
     """
+    atomic_write(path, original_rows(examples))
+
+
+def original_rows(examples: Sequence[Example]) -> Iterator[bytes]:
+    """The original row of each example as one line of JSON; see write_selected."""
     wanted: dict[str, dict[int, str]] = defaultdict(dict)
     for example in examples:
         wanted[example.file][example.row] = example.line_digest
     lines = {file: _lines(file, digests) for file, digests in wanted.items()}
-    atomic_write(path, (_instance(lines[example.file][example.row], example.instance) for example in examples))
+    return (_instance(lines[example.file][example.row], example.instance) for example in examples)
 
 
 def _instance(line: bytes, instance: int | None) -> bytes:

@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Selection:
     taken_by     id of the target row that took each, where targets compete
     n_tokens     supervised tokens of each, where there was a model
     manifest     method, digests, counts
+    facts        what its report tells beside, as plain data; nothing where it is not to be written
     """
 
     examples: list[Example]
@@ -36,6 +37,7 @@ class Selection:
     taken_by: list[str | None]
     n_tokens: list[int | None]
     manifest: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[str]:
@@ -86,13 +88,21 @@ def writing_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
         while not _renamed(temporary, folder):
             pass
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """A file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _renamed(temporary: Path, folder: Path) -> bool:

@@ -56,7 +56,8 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
 
 
 @contextmanager
-def _only_at(head: nn.Module, positions: Bool[Tensor, "batch seq"]) -> Iterator[None]:
+def only_at(head: nn.Module, positions: Bool[Tensor, "batch seq"]) -> Iterator[None]:
+    """Logits come at these positions alone, as [position, vocabulary], row after row."""
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][positions.to(args[0].device)], *args[1:])
 
@@ -72,7 +73,7 @@ def example_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
     head = model.get_output_embeddings()  # type: ignore[operator]
     if head is None:
         raise ModelError(f"{type(model).__name__} has no output embedding layer: a causal language model is needed")
-    with _only_at(head, batch.predicts):
+    with only_at(head, batch.predicts):
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
     n_total = int(batch.predicts.sum())
     if logits.shape[:-1] != (n_total,):

@@ -125,8 +125,8 @@ def refuse_full(source: ModelSource, stage: str = "warmup") -> None:
     """InputError for a model that is held in a way in which it cannot be trained as a whole."""
     if source.quantization != "none":
         raise InputError(
-            f"{stage}.tuning=full trains all weights, and those of model.quantization={source.quantization} are rounded "
-            f"to integers, which have no gradient: expected model.quantization=none, or {stage}.tuning=lora"
+            f"{stage}.tuning=full trains all weights, and those of model.quantization={source.quantization} are "
+            f"rounded to integers, which have no gradient: expected model.quantization=none, or {stage}.tuning=lora"
         )
     if source.device_map is not None:
         raise InputError(
@@ -286,6 +286,11 @@ def add_lora(model: nn.Module, lora: LoraSettings, seed: int) -> nn.Module:
     )
     with quiet_peft():
         return get_peft_model(model, config)
+
+
+def fresh_model(source: ModelSource, lora: LoraSettings | None, seed: int) -> nn.Module:
+    """The base model with a new adapter, or to be trained as a whole."""
+    return load_full(source) if lora is None else add_lora(load_base(source), lora, seed)
 
 
 def attach_adapter(model: nn.Module, folder: Path) -> nn.Module:

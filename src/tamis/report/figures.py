@@ -1,4 +1,4 @@
-"""Figures as SVG and PNG: numbers in, a matplotlib `Figure` out, drawn without a display.
+"""Figures as SVG, PNG and PDF: numbers in, a matplotlib `Figure` out, drawn without a display.
 
 Colours keep apart in print and for colour-blind readers. Names from data are shown as they are, never as formulas, and
 text stays text in SVG. matplotlib is imported when the first figure is drawn.
@@ -45,7 +45,7 @@ def agreement_figure(
     if np.isfinite(pool_rho[off_diagonal]).any():
         panels.append((pool_rho, "pool scores (Spearman's ρ)", "RdBu", -1.0))
     side = max(2.4, 0.52 * len(names))
-    label = 0.085 * max(len(_short(name)) for name in names)
+    label = 0.085 * max(len(short(name)) for name in names)
     shape = (1, len(panels)) if len(names) <= 8 else (len(panels), 1)
     size = ((side + 0.5) * shape[1] + label, (side + label + 0.6) * shape[0])
     figure = Figure(figsize=size, layout="compressed")
@@ -68,7 +68,7 @@ def _heat_map(
         red, green, blue, _ = colour_of[row, column] if np.isfinite(value) else (1, 1, 1, 1)
         ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
         axis.text(column, row, _cell(value), ha="center", va="center", color=ink, fontsize=9)
-    places, labels = range(len(names)), [_short(name) for name in names]
+    places, labels = range(len(names)), [short(name) for name in names]
     axis.set_xticks(places, labels, rotation=90 if len(names) > 3 else 0, fontsize=9, parse_math=False)
     if len(names) <= 3:
         for tick in axis.get_xticklabels():
@@ -161,11 +161,16 @@ def as_svg(figure: "Figure") -> Markup:
 
 
 def save_figure(figure: "Figure", folder: Path, stem: str) -> Markup:
-    """Write <stem>.svg and <stem>.png; the SVG, to stand in a page."""
+    """Write <stem>.svg, .png and .pdf; the SVG, to stand in a page. Equal figures are equal files."""
+    import matplotlib
+
     svg = as_svg(figure)
+    figure.set_layout_engine("none")  # laid out once is enough, and then alike in every format
     (folder / f"{stem}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + str(svg), encoding="utf-8")
     with _of_any_script():
         figure.savefig(folder / f"{stem}.png", bbox_inches="tight", dpi=_PNG_DPI)
+        with matplotlib.rc_context({"pdf.fonttype": 42}):  # text that can be searched and edited
+            figure.savefig(folder / f"{stem}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
     return svg
 
 
@@ -177,6 +182,7 @@ def _of_any_script() -> Iterator[None]:
         yield
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name from data as figures show it: cut in the middle, its control characters written out."""
     name = printable(name)
     return name if len(name) <= _N_NAME else f"{name[: _N_NAME // 3]}…{name[_N_NAME // 3 + 1 - _N_NAME :]}"

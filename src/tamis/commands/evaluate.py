@@ -1,0 +1,258 @@
+"""`tamis evaluate`: score a model, or a model with an adapter, on test rows, by lm-eval's tasks, or both."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tamis.commands.common import (
+    FieldColumns,
+    FormatName,
+    ModelName,
+    ProgressKind,
+    RemoteCode,
+    Template,
+    aligned,
+    arguments,
+    fields,
+    guard,
+)
+from tamis.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tamis.config import Config
+    from tamis.evaluation.harness import HarnessResults
+    from tamis.evaluation.results import Evaluation
+    from tamis.inputs import Inputs
+    from tamis.progress import Progress
+
+KEYS = {
+    "model": "model.name",
+    "adapter": "evaluate.adapter",
+    "test": "data.evaluation",
+    "target": "data.target",
+    "task": "evaluate.task",
+    "max_new_tokens": "evaluate.max_new_tokens",
+    "temperature": "evaluate.temperature",
+    "limit": "evaluate.limit",
+    "run_code": "evaluate.run_code",
+    "harness": "evaluate.harness",
+    "include_path": "evaluate.include_path",
+    "seed": "seed",
+    "device": "model.device",
+    "template": "model.template",
+    "trust_remote_code": "model.trust_remote_code",
+    "format": "data.format",
+    "out": "out",
+}
+_LIBRARIES = ("tamis", "numpy", "torch", "transformers", "peft")
+
+
+def evaluate(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="a YAML file and KEY=VALUE settings", show_default=False)
+    ] = None,
+    model: ModelName = None,
+    adapter: Annotated[str | None, typer.Option("--adapter", help="folder of a PEFT adapter of the model")] = None,
+    test: Annotated[list[str] | None, typer.Option("--test", help="files of the rows to score on")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="files of the target rows, for their mean loss")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="loss, exact_match, numeric, choice, f1 or code (default: loss)"),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="an answer ends there, if not before (default: 256)")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="0: the likeliest tokens; above: sampled (default: 0)")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="only the first rows of the test set")] = None,
+    run_code: Annotated[
+        bool | None,
+        typer.Option("--run-code", help="task code: run what the model writes, in a sandbox", show_default=False),
+    ] = None,
+    harness: Annotated[
+        list[str] | None, typer.Option("--harness", help="a task of lm-eval (may be given several times)")
+    ] = None,
+    include_path: Annotated[
+        str | None, typer.Option("--include-path", help="folder of lm-eval task files of your own; their Python runs")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="folder to write to (default: evaluated)")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="seed of sampled answers (default: 0)")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N (default: auto)")] = None,
+    template: Template = None,
+    field: FieldColumns = None,
+    format: FormatName = None,
+    trust_remote_code: RemoteCode = None,
+    progress: ProgressKind = "auto",
+) -> None:
+    """Score a model on test rows: mean loss, and answers by a task; or by tasks of lm-eval."""
+    given = dict(locals())
+    guard(lambda: _run(given))
+
+
+def _config(given: dict[str, Any]) -> "Config":
+    from tamis.config import load_config
+
+    path, overrides = arguments(given["settings"])
+    overrides |= {key: given[flag] for flag, key in KEYS.items() if given[flag] not in (None, [])}
+    if given["field"]:
+        overrides["data.fields"] = fields(given["field"])
+    config = load_config(path, overrides)
+    if not config.data.evaluation and not config.evaluate.harness:
+        raise InputError("nothing to score on: say --test FILE (data.evaluation), or --harness TASK")
+    if config.evaluate.task != "loss" and not config.data.evaluation:
+        raise InputError(f"task {config.evaluate.task} needs test rows: say --test FILE (data.evaluation)")
+    return config.model_copy(update={"out": config.out or "evaluated"})
+
+
+def _run(given: dict[str, Any]) -> None:
+    from tamis.data.selection import check_free
+    from tamis.evaluating import check_task
+    from tamis.evaluation.harness import check_harness
+    from tamis.inputs import Inputs
+    from tamis.progress import make
+
+    if given["progress"] not in ("auto", "bar", "plain", "json"):
+        raise InputError(f"--progress: expected auto, bar, plain or json, got {given['progress']!r}")
+    config = _config(given)
+    progress = make(given["progress"])
+    out, settings = Path(str(config.out)), config.evaluate
+    check_free(out)  # what cannot be is known before hours of work
+    inputs = Inputs(config, progress.note)
+    check_task(settings, inputs)
+    if settings.harness:
+        check_harness(settings.harness, settings.include_path)
+    _ = inputs.evaluation, inputs.has_target and inputs.target
+    start = time.perf_counter()
+    with progress.stage("load model", 0):
+        model = _model(config, inputs)
+    evaluation, ran = None, None
+    if config.data.evaluation:
+        evaluation = _evaluate(model, inputs, config, progress)
+        for line in _summary(evaluation):
+            typer.echo(line)
+    if settings.harness:
+        ran = _harness(model, inputs, config, progress)
+        for line in _harness_summary(ran):
+            typer.echo(line)
+    manifest = {**_manifest(config, inputs), "seconds": round(time.perf_counter() - start, 3)}
+    _write(out, config, evaluation, ran, manifest)
+
+
+def _model(config: "Config", inputs: "Inputs") -> "nn.Module":
+    from tamis.model.load import attach_adapter, load_base
+
+    adapter = config.evaluate.adapter
+    if adapter is None:
+        return load_base(inputs.source)
+    from tamis.settings import home
+
+    folder = home(adapter)
+    files = ("adapter_config.json", "adapter_model.safetensors")  # other weights are pickles
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise InputError(
+            f"{adapter}: expected the folder of a PEFT adapter, with {' and '.join(files)}, found no {missing[0]}"
+        )
+    return attach_adapter(load_base(inputs.source), folder).requires_grad_(False)
+
+
+def _evaluate(model: "nn.Module", inputs: "Inputs", config: "Config", progress: "Progress") -> "Evaluation":
+    from tamis.evaluating import evaluate as score
+
+    target = inputs.target if inputs.has_target else None
+    with progress.stage("evaluate", 0):
+        return score(model, inputs, target, inputs.evaluation, config.evaluate, config.seed)
+
+
+def _harness(model: "nn.Module", inputs: "Inputs", config: "Config", progress: "Progress") -> "HarnessResults":
+    from tamis.evaluation.harness import HarnessSettings, run_harness
+
+    given = config.evaluate
+    settings = HarnessSettings(
+        given.include_path,
+        given.limit,
+        batch_size=max(1, given.batch_tokens // inputs.max_tokens),
+        max_new_tokens=given.max_new_tokens,
+        seed=config.seed,
+        show=sys.stderr.isatty(),
+    )
+    with progress.stage("lm-eval", 0):
+        return run_harness(model, inputs.tokenizer, inputs.chat, inputs.max_tokens, given.harness, settings)
+
+
+def _summary(evaluation: "Evaluation") -> list[str]:
+    rows = []
+    for name, found in evaluation.means().items():
+        is_loss = name.endswith("_loss")
+        low, mean, high = (_shown(found[key], is_loss) for key in ("low", "mean", "high"))
+        skipped = f", {found['n_skipped']:,} skipped" if found["n_skipped"] else ""
+        what = f"mean loss, {name.removesuffix('_loss')}" if is_loss else name
+        rows.append((what, mean, f"{low} to {high}", f"{found['n_rows']:,} rows{skipped}"))
+    return aligned([("", "mean", "95% interval", "of"), *rows], n_left=1)
+
+
+def _shown(value: float | None, is_loss: bool) -> str:
+    if value is None:
+        return "?"
+    return f"{value:.3f}" if is_loss else f"{value:.1%}"
+
+
+def _harness_summary(ran: "HarnessResults") -> list[str]:
+    rows = []
+    for task, metrics in ran.metrics.items():
+        for name, value in metrics.items():
+            metric, _, kind = name.partition(",")
+            if kind and not metric.endswith("_stderr") and isinstance(value, float):
+                error = metrics.get(f"{metric}_stderr,{kind}")
+                shown = f"{error:.4f}" if isinstance(error, float) else "?"
+                rows.append((f"lm-eval {task}", metric, f"{value:.4f}", shown, f"{len(ran.samples.get(task, [])):,}"))
+    return aligned([("", "metric", "value", "standard error", "rows"), *rows], n_left=2)
+
+
+def _manifest(config: "Config", inputs: "Inputs") -> dict[str, Any]:
+    from importlib.metadata import version
+
+    from tamis.inputs import digest
+    from tamis.model.load import ModelSource, model_digest
+    from tamis.settings import home
+
+    adapter = config.evaluate.adapter
+    pools = {"target": inputs.target if inputs.has_target else None, "test": inputs.evaluation}
+    return {
+        "kind": "evaluation",
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "model": {
+            "name": inputs.source.name,
+            "digest": inputs.base_digest,
+            "template": inputs.chat.name,
+            "max_tokens": inputs.max_tokens,
+            "dtype": inputs.dtype,
+        },
+        "adapter": adapter and {"name": adapter, "digest": model_digest(ModelSource(str(home(adapter))))},
+        **{name: {"digest": digest(pool.ids), "n_rows": len(pool)} for name, pool in pools.items() if pool},
+        "seed": config.seed,
+        "settings": config.evaluate.model_dump(),
+        "left_out": inputs.left_out,
+    }
+
+
+def _write(
+    out: Path, config: "Config", evaluation: "Evaluation | None", ran: "HarnessResults | None", manifest: dict[str, Any]
+) -> None:
+    from tamis.data.selection import writing_folder
+    from tamis.evaluation.results import save
+
+    with writing_folder(out) as folder:
+        save(folder, evaluation, manifest)
+        (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        if ran is not None:
+            ran.save(folder)
+    files = [*(["examples.jsonl"] if evaluation else []), *(["harness.json, harness/"] if ran else [])]
+    typer.echo(printable(f"written to {out}: {', '.join(files)}, config.yaml, manifest.json"))

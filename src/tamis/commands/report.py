@@ -1,0 +1,49 @@
+"""`tamis report`: the page of a study, of a selection, or of result tables that others published, from its folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tamis.commands.common import guard
+from tamis.errors import InputError, printable
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="a study, a selection, or a folder of result tables (CSV)")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder to write to (default: into a study; beside result tables)")
+    ] = None,
+) -> None:
+    """Make the report of a folder anew: report.html, figures as SVG, PNG and PDF, tables as CSV."""
+
+    def show() -> None:
+        for line in _made(folder, out):
+            typer.echo(printable(line))
+
+    guard(show)
+
+
+def _made(folder: Path, out: Path | None) -> list[str]:
+    from tamis.study import foreign, tables
+    from tamis.study.page import write_foreign_report, write_report
+
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise InputError(f"{folder}: expected the folder of a study, a selection or result tables, found {found}")
+    if tables.is_study(folder):
+        return write_report(folder, out)
+    if (folder / "picks.parquet").exists() or (folder / "report.json").exists():
+        if out is not None:
+            raise InputError(f"{folder}: a selection's report is written into its folder; leave out --out")
+        from tamis.report.html import rerender
+
+        rerender(folder)
+        return [f"written to {folder}: report.html, figures, tables"]
+    if foreign.is_foreign(folder):
+        return write_foreign_report(folder, out or folder.with_name(f"{folder.resolve().name}-report"))
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+    raise InputError(
+        f"{folder}: expected a study (results.csv and study.json), a selection (picks.parquet) or tables of results"
+        f" (.csv), found {names}"
+    )

@@ -1,0 +1,196 @@
+"""A study's cells: a model trained on one training set with one seed, and tested on the rows of one target.
+
+Each is kept in the workspace under a digest of all that it depends on: weights before training, settings, rows in
+their order, the rows it is tested on and how. A killed study goes on from the last finished cell, and cells of another
+study that are the same are found. Several processes may work at one study: each takes what none is at work on.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from torch import nn
+
+from tamis.data.pool import Pool
+from tamis.errors import DamagedError
+from tamis.evaluating import Evaluation, evaluate
+from tamis.finetuning import Training
+from tamis.inputs import Inputs, digest
+from tamis.model.load import load_base
+from tamis.progress import Progress
+from tamis.settings import EvaluateConfig
+from tamis.store.files import put
+from tamis.study.selecting import Chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Testing:
+    """What models are tested on for one target."""
+
+    __test__ = False  # no test of pytest's
+
+    target: str
+    query: Pool
+    test: Pool
+    config: EvaluateConfig
+
+    def digest(self) -> str:
+        """Of all that the results of a given model depend on."""
+        settings = self.config.model_dump(exclude={"batch_tokens"})
+        return digest(settings, self.query.ids, self.test.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """One training set with one seed, for one model and target. `training` is None where there is none: zero-shot."""
+
+    experiment: str
+    model: str
+    chosen: Chosen
+    seed: int
+    testing: Testing
+    learner: Inputs
+    training: Training | None
+
+    @property
+    def trained(self) -> str:
+        """Digest of the weights that are tested."""
+        if self.training is not None:
+            return self.training.digest()
+        return digest("as it is", self.learner.base_digest, self.learner.chat.fingerprint, self.learner.dtype)
+
+    @property
+    def name(self) -> str:
+        """Digest of the cell; answers are drawn by its seed."""
+        sampled = self.testing.config.task != "loss" and self.testing.config.temperature > 0
+        return digest(self.trained, self.testing.digest(), self.seed if sampled else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a cell found out: losses and scores by row, None where a row has none; seconds of training and testing."""
+
+    query_losses: list[float | None]
+    test_losses: list[float | None]
+    scores: list[float | None]
+    outputs: list[str | None]
+    n_steps: int
+    train_seconds: float
+    evaluate_seconds: float
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress) -> None:
+    """Every cell's result into `folder`, those already there passed over; one training for all targets it is tested on.
+
+    Where another process is at work on a training, others come first, and it is waited for at the end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = _by_training(cells, folder)
+    n_done = len({cell.name for cell in cells}) - sum(len({cell.name for cell in group}) for group in waiting)
+    progress.note(f"cells: {n_done:,} found, {sum(map(len, waiting)):,} to compute in {len(waiting):,} trainings")
+    n_tokens = sum(_n_tokens(group) for group in waiting)
+    if not waiting:
+        return
+    with progress.stage("fine-tune and test", n_tokens) as advance:
+        for patient in (False, True):
+            postponed = []
+            for group in waiting:
+                try:
+                    with FileLock(folder / f"{group[0].trained}.lock", timeout=-1 if patient else 0):
+                        _run_group(group, folder, advance, progress.note)
+                except Timeout:
+                    postponed.append(group)
+            waiting = postponed
+
+
+def _by_training(cells: Iterable[Cell], folder: Path) -> list[list[Cell]]:
+    groups: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        if not _path(folder, cell).exists():
+            groups.setdefault(cell.trained, {}).setdefault(cell.name, cell)
+    return [list(group.values()) for group in groups.values()]
+
+
+def _n_tokens(group: Sequence[Cell]) -> int:
+    return group[0].training.n_tokens if group[0].training else 1
+
+
+def _run_group(
+    group: Sequence[Cell], folder: Path, advance: Callable[[int], None], note: Callable[[str], None]
+) -> None:
+    left = [cell for cell in group if not _path(folder, cell).exists()]
+    if not left:  # another process was faster
+        advance(_n_tokens(group))
+        return
+    start = time.perf_counter()
+    model = _model(left[0], advance, note)
+    train_seconds, start = time.perf_counter() - start, time.perf_counter()
+    for cell in left:
+        found = evaluate(
+            model, cell.learner, cell.testing.query, cell.testing.test, cell.testing.config, cell.seed
+        )
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        steps = cell.training.extent[1] if cell.training else 0
+        _write(_path(folder, cell), _result(found, steps, train_seconds, seconds))
+
+
+def _model(cell: Cell, advance: Callable[[int], None], note: Callable[[str], None]) -> nn.Module:
+    if cell.training is None:
+        return load_base(cell.learner.source)
+    with TemporaryDirectory(prefix="tamis-") as scratch:
+        return cell.training.run(Path(scratch), advance, note)
+
+
+def _result(found: Evaluation, n_steps: int, train_seconds: float, evaluate_seconds: float) -> Result:
+    return Result(
+        query_losses=_plain(found.target_losses),
+        test_losses=_plain(found.test_losses),
+        scores=_plain(found.scores) if found.task != "loss" else [],
+        outputs=list(found.outputs) if found.task != "loss" else [],
+        n_steps=n_steps,
+        train_seconds=train_seconds,
+        evaluate_seconds=evaluate_seconds,
+    )
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in map(float, values)]
+
+
+def _path(folder: Path, cell: Cell) -> Path:
+    return folder / f"{cell.name}.json"
+
+
+def _write(path: Path, result: Result) -> None:
+    fields: dict[str, Any] = {name: getattr(result, name) for name in Result.__slots__}
+    text = json.dumps(fields)
+    put(path, (json.dumps({"digest": digest(text), **fields}) + "\n").encode())
+
+
+def read_result(cell: Cell, folder: Path) -> Result | None:
+    """The result of a cell, where it is there. DamagedError unless it is as it was written."""
+    path = _path(folder, cell)
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        written = fields.pop("digest")
+        if written != digest(json.dumps(fields)):
+            raise ValueError("it was changed since it was written")
+        return Result(**fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedError(f"{path}: cannot be used ({error}); remove it, and run the study again") from error
+
+
+def results(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Result]]:
+    """Cells that have a result, each with it."""
+    for cell in cells:
+        if (found := read_result(cell, folder)) is not None:
+            yield cell, found

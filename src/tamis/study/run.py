@@ -1,0 +1,246 @@
+"""A whole study: choose every training set, train and test every cell, write tables and report.
+
+<out>/results.csv, examples.parquet, costs.csv, composition.csv, shown.json, study.json   see `tamis.study.tables`
+      picks.parquet                                                                       every training set's rows
+      config.yaml                                                                         runs the study again
+      report.html, figures/, tables/                                                      see `tamis.study.page`
+
+What was computed is in the workspace, so the same command goes on where a killed one was.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tamis.config import Config, read_config
+from tamis.data.example import Example
+from tamis.data.pool import Pool
+from tamis.engine.local import LocalEngine
+from tamis.errors import InputError
+from tamis.evaluating import check_task
+from tamis.finetuning import Training, learner, training_rows
+from tamis.inputs import Inputs
+from tamis.pipeline import Pipeline
+from tamis.progress import Progress
+from tamis.store.files import put
+from tamis.study import tables
+from tamis.study.cells import Cell, Result, Testing, results, run_cells
+from tamis.study.selecting import Chosen, Selecting
+from tamis.study.settings import StudyConfig
+from tamis.study.spending import Spending, n_parameters
+from tamis.study.tables import BASELINES, BUDGET, QUANTILE
+
+_N_SHOWN = 5  # picks of each method that stand in the report
+
+
+class Study:
+    """One study, its cells made when first asked for."""
+
+    def __init__(self, config: StudyConfig, progress: Progress) -> None:
+        self.config, self.workspace = config, Path(config.workspace)
+        self.spending = Spending(self.workspace / "spending", progress)
+        self._testing: dict[str, Testing] = {}
+        self._n_pool: dict[str, int] = {}
+
+    def run(self, out: Path) -> list[str]:
+        """Compute what the workspace lacks, and write the folder; lines for a terminal."""
+        check_place(out)
+        cells = self.cells()
+        folder = self.workspace / "cells"
+        try:
+            run_cells(cells, folder, self.spending)
+        finally:  # what is there is worth a look, though it says that it is a part
+            self.write(out, cells, list(results(cells, folder)))
+        from tamis.study.page import write_report
+
+        return write_report(out)
+
+    # ---- cells -----------------------------------------------------------------------------------------------------
+
+    def cells(self) -> list[Cell]:
+        """Every cell, seed after seed, so that what is finished after a while compares all methods."""
+        found: list[Cell] = []
+        targets, learners = self.config.study.targets, {}
+        for model in self.config.models:
+            config = learner(self.config.run(model, next(iter(targets))))
+            learners[model] = Inputs(config, self.spending.note)
+            for target in targets:  # what cannot be tested is better known before hours of work
+                check_task(self.config.evaluation(target), learners[model])
+                self._tested_on(target)
+        for model, read_by in learners.items():
+            config = learner(self.config.run(model, next(iter(targets))))
+            for target in targets:
+                found += self._of_target(model, target, config, read_by)
+        return sorted(found, key=lambda cell: self.config.study.seeds.index(cell.seed))
+
+    def _of_target(self, model: str, target: str, config: Config, read_by: Inputs) -> Iterator[Cell]:
+        study = self.config.study
+        first = Pipeline(self.config.run(model, target, method="random"), self.spending, LocalEngine())
+        selecting = Selecting(self.config, model, target, first, self.spending)
+        testing = self._tested_on(target)
+        self._n_pool |= Counter(first.candidates.sources) if not self._n_pool else {}
+
+        def cell(experiment: str, chosen: Chosen, seed: int) -> Cell:
+            training = None
+            if chosen.examples:
+                rows = training_rows(read_by, chosen.examples, chosen.weights)
+                training = Training(config, read_by, rows, seed)
+                training.check()
+            return Cell(experiment, model, chosen, seed, testing, read_by, training)
+
+        for chosen, n_seeds in selecting.without_budget():
+            for seed in study.seeds[:n_seeds]:
+                yield cell(BUDGET, chosen, seed)
+        for budget in study.budgets:
+            for chosen in selecting.methods(budget):
+                for seed in study.seeds:
+                    yield cell(BUDGET, chosen, seed)
+            for seed in study.seeds:
+                for chosen in selecting.baselines(budget, seed):
+                    yield cell(BUDGET, chosen, seed)
+        for chosen in selecting.bins():
+            for seed in study.seeds:
+                yield cell(QUANTILE, chosen, seed)
+
+    def _tested_on(self, target: str) -> Testing:
+        if target not in self._testing:
+            given, config = self.config.study.targets[target], self.config.evaluation(target)
+            query, test = self._rows(given.query, target), self._rows(given.test, target)
+            limited = test if config.limit is None else test[: config.limit]
+            self._testing[target] = Testing(target, query, limited, config)
+        return self._testing[target]
+
+    def _rows(self, files: Sequence[str], target: str) -> Pool:
+        data = {**self.config.data.model_dump(exclude_unset=True), "pool": files, "keep_duplicates": True}
+        data.pop("limit", None)
+        config = read_config(None, {"data": data}, Config, f"study.targets.{target}")
+        rows = Inputs(config, lambda _: None).pool
+        if not len(rows):
+            raise InputError(f"study.targets.{target}: no row in {', '.join(files)}")
+        return rows
+
+    # ---- tables ----------------------------------------------------------------------------------------------------
+
+    def write(self, out: Path, cells: Sequence[Cell], done: Sequence[tuple[Cell, Result]]) -> None:
+        """The tables of the cells that are done."""
+        from tamis.study.rows import example_rows, result_row
+
+        out.mkdir(parents=True, exist_ok=True)
+        found = tables.Results.of_rows(
+            results=[result_row(cell, result) for cell, result in done],
+            examples=[row for cell, result in done for row in example_rows(cell, result)],
+            costs=[*self.spending.costs(), *self._trainings(done)],
+            composition=self._composition(cells),
+            shown=self._shown(cells),
+            manifest={
+                "title": self.config.study.title,
+                "settings": self.config.to_yaml(),
+                "versions": {name: version(name) for name in ("tamis", "torch", "transformers", "peft", "scipy")},
+                "n_pending": len(cells) - len(done),
+            },
+        )
+        put(out / "config.yaml", self.config.to_yaml().encode())
+        picks = BytesIO()
+        pd.DataFrame(self._picks(cells)).to_parquet(picks, index=False)
+        put(out / "picks.parquet", picks.getvalue())
+        tables.write(out, found)
+
+    def _trainings(self, done: Sequence[tuple[Cell, Result]]) -> Iterator[dict[str, Any]]:
+        """Costs of a method's trainings and tests at all budgets and seeds together."""
+        spent: dict[tuple[str, str, str], list[float]] = {}
+        backward = 6 if self.config.finetune.tuning == "full" else 4
+        for cell, result in done:
+            if cell.experiment != BUDGET:
+                continue
+            sums = spent.setdefault((cell.model, cell.testing.target, cell.chosen.method), [0.0, 0.0, 0.0])
+            sums[0] += result.train_seconds
+            sums[1] += backward * n_parameters(cell.learner.source) * (cell.training.n_tokens if cell.training else 0)
+            sums[2] += result.evaluate_seconds
+        for (model, target, method), (train, flops, test) in spent.items():
+            key = {"model": model, "target": target, "method": method}
+            yield {**key, "stage": "fine-tune", "seconds": train, "flops": flops}
+            yield {**key, "stage": "evaluate", "seconds": test}
+
+    def _composition(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+        for cell in cells:
+            if cell.experiment == BUDGET and cell.training is not None:
+                chosen = cell.chosen
+                n_picked = Counter(example.source for example in chosen.examples)
+                for source, n_pool in self._n_pool.items():
+                    yield {
+                        "target": cell.testing.target,
+                        "model": cell.model,
+                        "method": chosen.method,
+                        "budget": chosen.budget,
+                        "seed": cell.seed,
+                        "source": source,
+                        "n_picked": n_picked[source],
+                        "n_pool": n_pool,
+                    }
+
+    def _picks(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+        for cell in cells:
+            chosen = cell.chosen
+            if chosen.method == tables.FULL_POOL or (
+                chosen.method not in BASELINES and cell.seed != self.config.study.seeds[0]
+            ):
+                continue  # all of the pool; the same for every seed
+            for rank, example in enumerate(chosen.examples, 1):
+                yield {
+                    "experiment": cell.experiment,
+                    "target": cell.testing.target,
+                    "model": cell.model,
+                    "method": chosen.method,
+                    "budget": chosen.budget,
+                    "bin": chosen.bin,
+                    "seed": cell.seed if chosen.method in BASELINES else None,
+                    "rank": rank,
+                    "id": example.id,
+                    "row_id": example.row_id,
+                    "file": example.file,
+                    "row": example.row,
+                    "source": example.source,
+                    "score": chosen.scores[rank - 1] if chosen.scores else None,
+                    "weight": chosen.weights[rank - 1] if chosen.weights else None,
+                }
+
+    def _shown(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """The first picks of each method at the first budget, beside the target row that took them."""
+        found = []
+        for cell in cells:
+            chosen = cell.chosen
+            is_first = chosen.budget == self.config.study.budgets[0] and cell.seed == self.config.study.seeds[0]
+            if cell.experiment != BUDGET or not is_first or chosen.method in BASELINES:
+                continue
+            by_name = {row.row_id or row.id: row for row in cell.testing.query}
+            for place, example in enumerate(chosen.examples[:_N_SHOWN]):
+                taker = by_name.get(chosen.taken_by[place] or "") if chosen.taken_by else None
+                found.append(
+                    {
+                        "target": cell.testing.target,
+                        "model": cell.model,
+                        "method": chosen.method,
+                        "rank": place + 1,
+                        "score": chosen.scores[place] if chosen.scores else None,
+                        "source": example.source,
+                        "picked": _turns(example),
+                        "nearest": None if taker is None else _turns(taker),
+                        "similarity": None,
+                    }
+                )
+        return found
+
+
+def _turns(example: Example) -> list[list[str]]:
+    return [[message.role, message.content] for message in example.messages]
+
+
+def check_place(out: Path) -> None:
+    """InputError unless a study may be written here: a new folder, or one of a study."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "study.json").exists())):
+        raise InputError(f"{out}: this holds something else than a study (no study.json); choose another --out")

@@ -1,0 +1,195 @@
+"""The settings of a study: those of a run, and the grid they are varied over.
+
+targets: NAME: {query: FILES, test: FILES, task: numeric}
+models, methods: names, or NAME: {settings of a run that differ}, as {less-512: {pick.method: less, represent.dim: 512}}
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from tamis.config import Config, absolute, read_config, set_key
+from tamis.errors import InputError
+from tamis.methods import REPRESENTATIONS, parse_method
+from tamis.selectors import parse_budget
+from tamis.settings import MAX_SEED, Amount, EvaluateConfig, Paths, Stage
+from tamis.study.tables import BASELINES, LENGTH_MATCHED, RANDOM, ZERO_SHOT
+
+Variants = dict[str, dict[str, Any]]
+
+
+def _variants(value: Any) -> Any:
+    """Names alone, one or several, have no settings of their own."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        return {str(name): {} for name in value}
+    if isinstance(value, dict):
+        return {name: settings or {} for name, settings in value.items()}
+    return value
+
+
+class StudyTarget(Stage):
+    """One capability: query rows that the methods see, test rows that none does, and how answers are scored."""
+
+    query: Paths = Field(description="files of the few examples that show it")
+    test: Paths = Field(description="files of rows that models are tested on")
+    task: Literal["loss", "exact_match", "numeric", "choice", "f1", "code"] | None = Field(
+        None, description="how an answer is scored; default: evaluate.task"
+    )
+
+
+class QuantileConfig(Stage):
+    """The pool in the order in which the query rows, taking turns, choose it; cut into bins; the first rows of each
+    trained on."""
+
+    representations: list[str] = Field(min_length=1, description="whose similarity orders the pool, as [gradient, rds]")
+    bins: int = Field(10, ge=2)
+    rows: int = Field(ge=1, description="of each bin, the first so many are trained on")
+
+    @field_validator("representations")
+    @classmethod
+    def _with_distances(cls, value: list[str]) -> list[str]:
+        fitting = [name for name, known in REPRESENTATIONS.items() if known.makes != "ranking"]
+        names = [parse_method(name).representation for name in value]
+        for name in names:
+            if name not in fitting:
+                raise ValueError(f"expected representations with a similarity to each query row, among "
+                                 f"{', '.join(fitting)}; got {name!r}")  # fmt: skip
+        return [str(name) for name in names]
+
+
+class GridConfig(Stage):
+    """What is compared."""
+
+    title: str = ""
+    targets: dict[str, StudyTarget] = Field({}, description="NAME: {query, test, task}")
+    models: Annotated[Variants, BeforeValidator(_variants)] = Field(
+        {}, description="names or folders of models, or NAME: {settings}; default: model.name alone"
+    )
+    methods: Annotated[Variants, BeforeValidator(_variants)] = Field({}, description="methods, or NAME: {settings}")
+    baselines: list[Literal["zero-shot", "random", "random balanced", "random length-matched", "full pool"]] = Field(
+        [ZERO_SHOT, RANDOM], description=f"among {', '.join(BASELINES)}"
+    )
+    length_of: str | None = Field(
+        None, description="the method whose lengths random length-matched has; default: first"
+    )
+    budgets: list[Amount] = Field(["5%"], min_length=1, description="examples, as 500 or 5%, or tokens, as 200000tok")
+    seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(
+        [0, 1, 2], min_length=1, description="of the training, and of random picks; one training a seed"
+    )
+    full_pool_seeds: int = Field(1, ge=1, description="seeds that the full pool is trained with, as it takes longest")
+    quantile: QuantileConfig | None = Field(None, description="the quantile experiment, where it is wanted")
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, value: list[str]) -> list[str]:
+        for text in value:
+            parse_budget(text)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> "GridConfig":
+        for what, values in (("budgets", self.budgets), ("seeds", self.seeds), ("baselines", self.baselines)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what}: expected each once, got {', '.join(map(str, values))}")
+        if taken := set(self.methods) & set(BASELINES):
+            raise ValueError(f"methods: {', '.join(sorted(taken))} is the name of a baseline; give it another name")
+        if LENGTH_MATCHED in self.baselines:
+            if not self.methods:
+                raise ValueError(f"baselines: {LENGTH_MATCHED} needs a method whose lengths it has")
+            if self.length_of is not None and self.length_of not in self.methods:
+                raise ValueError(f"length_of: expected one of {', '.join(self.methods)}, got {self.length_of!r}")
+        return self
+
+
+class StudyConfig(Config):
+    """A study: a run's settings, the grid, and how models are tested."""
+
+    evaluate: EvaluateConfig = EvaluateConfig()
+    study: GridConfig = GridConfig()
+
+    def check(self) -> None:
+        """InputError for what no single setting shows."""
+        if not self.study.targets:
+            raise InputError("no target given: say study.targets, as NAME: {query: FILES, test: FILES}")
+        if self.data.target or self.data.targets or self.data.evaluation:
+            raise InputError("a study's targets are study.targets; leave data.target, .targets and .evaluation out")
+        if not (self.study.methods or self.study.baselines or self.study.quantile):
+            raise InputError("nothing to compare: say study.methods, study.baselines or study.quantile")
+        for model in self.models:
+            for method in self.study.methods:
+                self.run(model, next(iter(self.study.targets)), self.study.budgets[0], method)
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Settings of each model by its name in tables."""
+        if not self.study.models:
+            if self.model.name is None:
+                raise InputError("no model given: say model.name=FOLDER or hub name, or study.models for several")
+            return {Path(self.model.name).name: {}}
+        return {
+            Path(name).name if not settings else name: settings or {"model.name": name}
+            for name, settings in self.study.models.items()
+        }
+
+    def run(
+        self, model: str, target: str, budget: str | None = None, method: str | None = None, seed: int | None = None
+    ) -> Config:
+        """The settings of one run. `method` names one of study.methods, or is a method by itself.
+
+        Query and test rows of all targets are protected, so that all targets have the same candidates.
+        """
+        tree = {key: value for key, value in self.model_dump(exclude_unset=True).items()
+                if key not in ("study", "evaluate", "out")}  # fmt: skip
+        tree = copy.deepcopy(tree)
+        for key, value in _flat(self.models[model]):
+            set_key(tree, key, value)
+        variant = self.study.methods.get(method or "", {})
+        if method is not None:
+            set_key(tree, "pick.method", method)
+        for key, value in _flat(variant):
+            set_key(tree, key, value)
+        set_key(tree, "data.target", self.study.targets[target].query)
+        protected = [file for one in self.study.targets.values() for file in (*one.query, *one.test)]
+        set_key(tree, "data.evaluation", list(dict.fromkeys(protected)))
+        if budget is not None:
+            set_key(tree, "pick.budget", budget)
+        if seed is not None:
+            tree["seed"] = seed
+        config = read_config(None, tree, Config, f"study, model {model}" + (f", method {method}" if method else ""))
+        config.check_options()
+        return config
+
+    def to_yaml(self) -> str:
+        """As a run's, with the targets' paths made absolute."""
+        tree = yaml.safe_load(super().to_yaml())
+        tree["pick"].pop("method")
+        for target in tree["study"]["targets"].values():
+            target |= {key: [absolute(path) for path in target[key]] for key in ("query", "test")}
+        return yaml.safe_dump(tree, sort_keys=False)
+
+    def evaluation(self, target: str) -> EvaluateConfig:
+        """How models are tested on a target."""
+        task = self.study.targets[target].task
+        return self.evaluate if task is None else self.evaluate.model_copy(update={"task": task})
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{pick: {method: x}}` and `{pick.method: x}` alike as ("pick.method", x)."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and f"{prefix}{key}" in Config.model_fields:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def load_study(path: str | Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
+    """A study from a YAML file and {"study.key": value} overrides; InputError as `load_config`'s."""
+    config = read_config(path, overrides, StudyConfig)
+    config.check()
+    return config

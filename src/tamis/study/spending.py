@@ -1,0 +1,173 @@
+"""What a study spends, by stage: seconds as measured, FLOPs as counted, bytes as kept.
+
+seconds  of the stage's work; where a stage was interrupted or found partly done, the time of what was measured times
+         all tokens by measured tokens. What was computed before the study, or elsewhere, is not known.
+FLOPs    of passes through models alone, 2 a parameter and token forwards and as many for each of the two halves of
+         the backward pass; with an adapter the half that the frozen weights' gradients take is not spent. The input
+         embedding counts only where it is also the output embedding. Of similarities 2 a product.
+bytes    on disk: checkpoints, feature rows of the pool, similarities.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tamis.inputs import digest
+from tamis.methods import REPRESENTATIONS
+from tamis.model.load import ModelSource, empty_model
+from tamis.pipeline import Pipeline
+from tamis.progress import Advance, Progress
+from tamis.store.files import put, size
+
+
+@dataclass
+class Measured:
+    """Of one stage of one piece of work: tokens in all, tokens of which the seconds are known."""
+
+    total: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def all_seconds(self) -> float:
+        """Of all tokens, at the measured rate; what has no tokens is not scaled."""
+        return self.seconds * max(1.0, self.total / self.tokens) if self.tokens else self.seconds
+
+
+@dataclass
+class Spending:
+    """Progress of a study that keeps, in `folder`, what each stage of each piece of work took."""
+
+    folder: Path
+    shown: Progress
+    _about: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _costs: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def note(self, text: str) -> None:
+        """See Progress; each sentence once, though many runs say it."""
+        if text not in self._said:
+            self._said.add(text)
+            self.shown.note(text)
+
+    @contextmanager
+    def stage(self, name: str, n_tokens: int) -> Iterator[Advance]:
+        """See Progress."""
+        done, start = 0, time.perf_counter()
+        key = _key(self._about, name)
+        self._add(key, Measured(total=n_tokens))
+        with self.shown.stage(name, n_tokens) as advance:
+
+            def count(n: int) -> None:
+                nonlocal done
+                done += n
+                advance(n)
+
+            try:
+                yield count
+            finally:
+                self._add(key, Measured(tokens=done, seconds=time.perf_counter() - start))
+
+
+    def _add(self, key: str, more: Measured) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f"{key}.lock"):
+            before = self._read(key)
+            total = max(before.total, more.total)
+            after = Measured(total, before.tokens + more.tokens, before.seconds + more.seconds)
+            put(self.folder / f"{key}.json", (json.dumps(vars(after)) + "\n").encode())
+
+    def _read(self, key: str) -> Measured:
+        path = self.folder / f"{key}.json"
+        return Measured(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Measured()
+
+    @contextmanager
+    def of_run(self, model: str, target: str, method: str, run: Pipeline) -> Iterator[None]:
+        """Stages within belong to this method's run; afterwards its costs are known."""
+        self._about = _about(run)
+        try:
+            yield
+        finally:
+            self._costs[model, target, method] = self._cost(run)
+            self._about = {}
+
+    def costs(self) -> Iterator[dict[str, Any]]:
+        """Lines of the costs' table."""
+        for (model, target, method), stages in self._costs.items():
+            for stage, line in stages.items():
+                yield {"model": model, "target": target, "method": method, "stage": stage, **line}
+
+    def _cost(self, run: Pipeline) -> dict[str, Any]:
+        name = run.method.representation
+        found: dict[str, Any] = {}
+        about = _about(run)
+
+        def read(stage: str) -> Measured:
+            return self._read(_key(about, stage))
+
+        parameters = n_parameters(run.inputs.source) if name in ("gradient", "rds", "loss", "perplexity", "ifd") else 0
+        backward = 6 if run.config.warmup.tuning == "full" else 4
+        if name == "gradient":
+            warm = read("warm up")
+            folder = run.checkpoints[0].folder.parent
+            found["warm up"] = _line([warm], backward * parameters * warm.total, size(folder))
+        if name is not None and REPRESENTATIONS[name].makes != "scores":
+            rows = run.pool_rows
+            parts = [read(f"pool features {k}/{len(rows.stores)}") for k in range(1, len(rows.stores) + 1)]
+            per_token = (backward if name == "gradient" else 2) * parameters
+            flops = None if name == "embed" else per_token * sum(part.total for part in parts)
+            found["represent"] = _line(parts, flops, sum(size(store.folder) for store in rows.stores))
+        if name is not None:
+            found["score"] = _line([read("score")], 0, None)
+        found["pick"] = _line([read("pick")], 0, None)
+        return found
+
+
+def _key(about: dict[str, tuple[str, ...]], stage: str) -> str:
+    known = next((about[name] for name in about if stage.startswith(name)), ())
+    return digest(stage, *known)
+
+
+def _line(parts: list[Measured], flops: int | None, n_bytes: int | None) -> dict[str, Any]:
+    known = all(part.seconds for part in parts)
+    flops_known = flops is not None and (known or all(part.total for part in parts))
+    return {
+        "seconds": sum(part.all_seconds for part in parts) if known else None,
+        "flops": flops if flops_known or flops == 0 else None,
+        "bytes": n_bytes,
+    }
+
+
+def _about(run: Pipeline) -> dict[str, tuple[str, ...]]:
+    """What the stages of a run depend on: those that several runs share have less to name."""
+    config, name = run.config, run.method.representation
+    data = (str(config.data.pool), str(config.data.limit), str(config.model.name), str(config.seed))
+    warm_up = (*data, str(config.warmup.model_dump()))
+    rows = (*(warm_up if name == "gradient" else data), str(name), str(config.represent.model_dump()))
+    scored = (*rows, str(config.data.target))
+    return {
+        "warm up": warm_up,
+        "pool features": rows,
+        "target features": scored,
+        "score": scored,
+        "pick": (*scored, str(config.pick.model_dump())),
+    }
+
+
+@cache
+def n_parameters(source: ModelSource) -> int:
+    """Parameters that a token is multiplied by: all, but for an input embedding that is not the output's too."""
+    import torch
+
+    with torch.device("meta"):
+        model: Any = empty_model(source)
+    inside = model.get_input_embeddings().weight
+    tied = model.config.tie_word_embeddings
+    return int(sum(p.numel() for p in model.parameters()) - (0 if tied else inside.numel()))
