@@ -262,7 +262,7 @@ def test_the_folder(made: Made, tmp_path: Path) -> None:
     write(tmp_path / "out", selections, pairs)
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
-        "agreement.csv", "agreement.png", "agreement.svg", "manifest.json", "report.html",
+        "agreement.csv", "agreement.pdf", "agreement.png", "agreement.svg", "manifest.json", "report.html",
     ]  # fmt: skip
     with (out / "agreement.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -105,7 +105,8 @@ def test_the_folder_says_which_picks_are_firm(
     given = [f"{key}={value}" for key, value in settings.items()]
     shown = cli("score", *given, "--workspace", workspace, "--bootstrap", 20, "--out", out).stdout
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.yaml", "inclusion.parquet", "inclusion.png", "inclusion.svg", "manifest.json", "report.html",
+        "config.yaml", "inclusion.parquet", "inclusion.pdf", "inclusion.png", "inclusion.svg", "manifest.json",
+        "report.html",
     ]  # fmt: skip
     table = pq.read_table(out / "inclusion.parquet").to_pylist()
     picked = [line for line in table if line["picked"]]

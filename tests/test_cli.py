@@ -24,7 +24,18 @@ COMMANDS = [command.name or command.callback.__name__ for command in app.registe
 
 
 def test_commands_are_pinned(cli: Cli) -> None:
-    assert COMMANDS == ["select", "warmup", "represent", "score", "pick", "inspect", "compare", "verify", "demo"]
+    assert COMMANDS == [
+        "select",
+        "warmup",
+        "represent",
+        "score",
+        "pick",
+        "inspect",
+        "compare",
+        "verify",
+        "evaluate",
+        "demo",
+    ]
     shown = cli("--help").stdout
     assert all(f" {name} " in shown for name in COMMANDS)
 

@@ -38,7 +38,8 @@ def row_ids(selection: Any) -> list[str]:
 def test_the_folder_holds_what_is_promised(finished: Path) -> None:
     names = {path.name for path in (finished / "out").iterdir()}
     assert names == {
-        *("selected.jsonl", "picks.parquet", "config.yaml", "manifest.json", "report.html", "rejected.jsonl")
+        *("selected.jsonl", "picks.parquet", "config.yaml", "manifest.json", "rejected.jsonl"),
+        *("report.html", "report.json", "figures", "tables"),
     }
     [rejected] = map(json.loads, (finished / "out" / "rejected.jsonl").read_text().splitlines())
     assert (rejected["row"], rejected["text"]) == (4, '{"messages": [')

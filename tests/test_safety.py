@@ -177,7 +177,8 @@ def test_rows_cannot_leave_the_output_folder(evil_run: Any, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     result = evil_run("--method", method, "--budget", "100%")
     data = tmp_path / "a" / "b" / "c"
-    names = {"selected.jsonl", "picks.parquet", "config.yaml", "manifest.json", "report.html", "rejected.jsonl"}
+    names = {"selected.jsonl", "picks.parquet", "config.yaml", "manifest.json", "rejected.jsonl"}
+    names |= {"report.html", "report.json", "figures", "tables"}
     assert {path.name for path in (data / "out").iterdir()} == names
     assert {path.name for path in data.iterdir()} - {"ws"} == {"<b>pool&.jsonl", "<b>target&.jsonl", "out"}
     assert all(path.startswith("a") for path in tree(tmp_path))

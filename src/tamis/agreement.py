@@ -303,7 +303,7 @@ def _remarks(pair: Pair) -> Iterator[str]:
 
 
 def write(folder: Path, selections: Sequence[Compared], pairs: Sequence[Pair]) -> None:
-    """agreement.csv, agreement.svg and .png, report.html and manifest.json; the folder appears whole."""
+    """agreement.csv, agreement.svg, .png and .pdf, report.html and manifest.json; the folder appears whole."""
     names = [one.name for one in selections]
     jaccard, pool_rho = np.full((2, len(names), len(names)), np.nan)
     for pair in pairs:

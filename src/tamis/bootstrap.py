@@ -212,7 +212,7 @@ def _kinds(found: Inclusion) -> tuple[np.ndarray, ...]:
 
 
 def write(run: "Pipeline", stability: Stability) -> None:
-    """inclusion.parquet, inclusion.svg and .png, report.html, config.yaml, manifest.json; the folder appears whole.
+    """inclusion.parquet, inclusion.svg, .png, .pdf, report.html, config.yaml, manifest.json; the folder appears whole.
 
     inclusion.parquet has a line for each usable pool row, those most often picked first.
     """
@@ -289,5 +289,5 @@ def report(run: "Pipeline") -> Iterator[str]:
     yield from stability.sentences
     if run.config.out is not None:
         write(run, stability)
-        files = "inclusion.parquet, inclusion.svg, inclusion.png, report.html, config.yaml, manifest.json"
+        files = "inclusion.parquet, inclusion.svg, .png and .pdf, report.html, config.yaml, manifest.json"
         yield f"written to {printable(run.config.out)}: {files}"

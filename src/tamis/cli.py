@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tamis.commands import evaluate, files, report, study
+from tamis.commands import evaluate, export, files, report, study
 from tamis.commands.common import (
     FieldColumns,
     FormatName,
@@ -19,9 +19,9 @@ from tamis.commands.common import (
     RemoteCode,
     Template,
     arguments,
-    check_progress,
     fields,
     guard,
+    shown,
 )
 from tamis.commands.store import app as store_app
 from tamis.errors import InputError, printable
@@ -202,10 +202,9 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
 def _pipeline(given: dict[str, Any], *, out: str | None, draws: bool) -> "Pipeline":
     from tamis.config import load_config
     from tamis.pipeline import Pipeline
-    from tamis.progress import make
     from tamis.settings import ScoreConfig
 
-    check_progress(given["progress"])
+    progress = shown(given["progress"])
     path, overrides = arguments(given["settings"])
     overrides |= {key: given[flag] for flag, key in KEYS.items() if given[flag] not in (None, [])}
     if named := [file for file in given["target"] or [] if _NAMED.match(file) and not Path(file).exists()]:
@@ -218,7 +217,7 @@ def _pipeline(given: dict[str, Any], *, out: str | None, draws: bool) -> "Pipeli
     if given["field"]:
         overrides["data.fields"] = fields(given["field"])
     config = load_config(path, overrides)
-    run = Pipeline(config.model_copy(update={"out": config.out or out}), make(given["progress"]))
+    run = Pipeline(config.model_copy(update={"out": config.out or out}), progress)
     if not draws and config.score != ScoreConfig():
         run.progress.note("without effect but in tamis score: score.bootstrap, score.projection_seeds")
     return run
@@ -232,6 +231,7 @@ _stage("pick", _select, "Pick from what the workspace holds, and write; what it 
 app.command()(files.inspect)
 app.command()(files.compare)
 app.command()(files.verify)
+app.command()(export.export)
 app.command()(study.finetune)
 app.command()(evaluate.evaluate)
 app.command()(study.study)

@@ -23,7 +23,6 @@ from tamis.model.load import fresh_model, quiet_peft, refuse_full, resolve_devic
 from tamis.model.train import Course, extent, train, training_tokens
 from tamis.warming import Stage, adapter, hyperparameters
 
-
 # What a selection's own settings say of picking is done with
 _NO_PICKING = {"pick": {"method": "random"}, "score": {}}
 
@@ -73,8 +72,8 @@ def training_rows(
         known = [weight for place, _ in kept if (weight := weights[place]) is not None]
         if not sum(known) > 0 or min(known) < 0:
             raise InputError(
-                f"expected weights of 0 or more, not all of them 0, got {len(known):,} weights of {min(known, default=0)} "
-                f"to {max(known, default=0)}: pick again, or set finetune.weighted=false"
+                f"expected weights of 0 or more, not all of them 0, got {len(known):,} weights of "
+                f"{min(known, default=0)} to {max(known, default=0)}: pick again, or set finetune.weighted=false"
             )
         mean = sum(known) / len(known)
         given = [mean if (weight := weights[place]) is None else weight for place, _ in kept]
@@ -153,9 +152,9 @@ class Training:
             refuse_full(self.inputs.source, "finetune")
         elif finetune.merged and self.inputs.source.quantization != "none":
             raise InputError(
-                f"finetune.merged=true adds the adapter to the base model's weights, and those of "
-                f"model.quantization={self.inputs.source.quantization} are rounded: leave finetune.merged out, and merge "
-                "into the unquantised model with PEFT"
+                f"finetune.merged=true adds the adapter to the base model's weights, and those of model.quantization="
+                f"{self.inputs.source.quantization} are rounded: leave finetune.merged out, and merge into the "
+                "unquantised model with PEFT"
             )
         if self.extent[1] == 1 and finetune.warmup_ratio:
             raise InputError(
@@ -190,7 +189,7 @@ class Training:
         return model
 
 
-def finetune(training: Training, out: Path, workspace: Path, stage: Stage, note: Callable[[str], None]) -> None:
+def finetune(training: Training, out: Path, stage: Stage, note: Callable[[str], None]) -> None:
     """Train, and write what was trained, whole or absent: adapter_model.safetensors as PEFT has it, or the files of a
     whole model; the tokenizer with the chat template that was trained with; config.yaml and manifest.json.
 
@@ -198,7 +197,7 @@ def finetune(training: Training, out: Path, workspace: Path, stage: Stage, note:
     """
     check_free(out)
     training.check()
-    folder = workspace / "finetune" / training.digest()
+    folder = Path(training.config.workspace) / "finetune" / training.digest()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if done := len(finished_checkpoints(folder)):

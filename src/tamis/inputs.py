@@ -141,8 +141,10 @@ class Inputs:
 
     def tell(self, what: str, examples: Sequence[tuple[Example, str]]) -> None:
         """Report rows that stay candidates all the same, with a reason of each, and keep them for the record."""
-        self._kept[what] = [(e.file, e.row, reason) for e, reason in examples]
-        self._tell(what, self._kept[what])
+        rows = [(e.file, e.row, reason) for e, reason in examples]
+        if self._kept.get(what) != rows:
+            self._tell(what, rows)
+        self._kept[what] = rows
 
     def _report(self, what: str, rows: list[tuple[str, int, str]]) -> None:
         if self._skipped.get(what) != rows:
@@ -279,7 +281,9 @@ class Inputs:
                 "max_tokens": self.max_tokens,
                 "dtype": self.dtype,
             }
-        facts["left_out"], facts["kept"] = _reasons(self._skipped), _reasons(self._kept)
+        facts["left_out"] = _reasons(self._skipped)
+        if kept := _reasons(self._kept):
+            facts["kept"] = kept
         return facts
 
 

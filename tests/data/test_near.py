@@ -22,6 +22,16 @@ def pair(n_words: int, n_changed: int) -> tuple[Example, Example, float]:
     return one, other, len(a & b) / len(a | b)
 
 
+def test_the_near_ones_are_named_with_their_similarity() -> None:
+    one, other, jaccard = pair(100, 4)
+    near = NearDuplicates([one, row(words(*range(500, 600))), one, other], 0.8)
+    for position in range(3):
+        near.add(position)
+    assert near.near(3) == {0: pytest.approx(jaccard), 2: pytest.approx(jaccard)}
+    assert near.near(1) == {1: 1.0}
+    assert near.near(2) == {0: 1.0, 2: 1.0}
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
 def test_pairs_on_either_side_of_the_threshold(threshold: float) -> None:
     n_found = n_near = 0

@@ -40,6 +40,12 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path) -> None:
             (folder / name).touch()
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "second"]
 
+    with writing_folder(out) as folder:
+        (folder / "manifest.json").write_text("second")
+        (folder / "second").mkdir()
+        (folder / "second" / "file").touch()
+    assert (out / "second" / "file").exists()
+
     def fail() -> None:
         with writing_folder(out) as folder:
             (folder / "third").touch()

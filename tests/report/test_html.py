@@ -1,16 +1,24 @@
 """report.html: what it says, and that nothing in the data becomes markup."""
 
+import json
+import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import compared, example, looked_at, selected
 
 from tamis.data.example import Example, Message
 from tamis.data.selection import Selection
-from tamis.report.html import N_CHARACTERS_SHOWN, N_ROWS_SHOWN, SourceLine, composition, render, render_table
+from tamis.errors import InputError
+from tamis.report.facts import N_ROWS
+from tamis.report.html import render_table, report_facts, rerender, write_report
 
 EVIL = "<script>alert(1)</script><img src=x onerror=y>\"'&{{ 7 * 7 }}"
+POOL = [example("s" if k % 4 else "u", row=k, row_id=f"r{k}") for k in range(1, 41)]
+TARGETS = [example(row=100 + k, row_id=f"t{k}", group="g" if k else "h") for k in range(3)]
 
 
 class Page(HTMLParser):
@@ -20,113 +28,185 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.links: list[str] = []
-        self.text = ""
+        self.pieces: list[str] = []
         self.feed(html)
+        self.text = "".join(self.pieces)
+        self.words = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [str(value) for name, value in attrs if name in ("src", "href", "onerror", "onclick")]
+        self.links += [str(value) for name, value in attrs if name == "xlink:href" and not str(value).startswith("#")]
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.pieces.append(data)
 
 
-def example(source: str = "s", answer: str = "Yes.", row_id: str | None = None, row: int = 1) -> Example:
-    turns = [Message("user", f"Question {row}"), Message("assistant", answer)]
-    return Example.of(turns, source=source, file="a.jsonl", row=row, row_id=row_id)
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., Page]:
+    """page(selection, config): its page, as it is written."""
+
+    def write(selection: Selection, config: str = "seed: 0\n") -> Page:
+        write_report(tmp_path, report_facts(selection, selection.manifest, config))
+        return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    return write
 
 
-def selection(*examples: Example, taken_by: str | None = "t1") -> Selection:
-    n = len(examples)
-    return Selection(list(examples), [0.25] * n, None, [taken_by] * n, [None] * n, {})
-
-
-def manifest(**changes: Any) -> dict[str, Any]:
-    return {
-        "method": "less",
-        "budget": "5%",
-        "n_usable": 18_000,
-        "pool": {"n_rows": 20_000, "n_duplicates": 3, "sources": {"s": 15_000, "u": 5_000}},
-        "target": {"n_rows": 7},
-        "model": {"name": "m", "dtype": "float32", "max_tokens": 96, "template": "plain"},
-        "seconds": {"warm up": 12.345},
-        "left_out": {},
-        **changes,
-    }
-
-
-def test_composition_compares_shares() -> None:
-    picked = selection(*[example("u", row=k) for k in range(3)], example("s"))
-    lines = composition(picked, {"s": 30, "u": 10, "never": 60})
-    assert lines == [
-        SourceLine("u", 10, 3, 0.1, 0.75),
-        SourceLine("s", 30, 1, 0.3, 0.25),
-        SourceLine("never", 60, 0, 0.6, 0.0),
-    ]
-    assert [line.ratio for line in lines] == pytest.approx([7.5, 0.25 / 0.3, 0])
-
-
-def test_the_page_says_what_was_done() -> None:
-    page = Page(render(selection(example(row_id="r7"), example("u", row=2)), manifest()))
-    words = " ".join(page.text.split())
+def test_the_page_says_what_was_done(page: Any) -> None:
+    looked = compared(POOL, TARGETS, [3, 7, 2], [0, 0, 2])
+    left = {"pool, leaked": [{"file": "a.jsonl", "row": 9, "reason": "shares 'x'"}]}
+    kept = {"pool, kept": [{"file": "a.jsonl", "row": row, "reason": "shares 'y'"} for row in (4, 99)]}
+    words = page(selected(looked, left_out=left, kept=kept, constraints=["included: 0 rows"])).words
     for fact in (
-        "2 of 18,000 usable rows, picked by less",
+        "3 of 40 usable rows, picked by less",
+        "3 rows (7.5% of the usable ones; 12 characters of the replies) picked by less from a pool of 20,000 rows",
+        "for 7 target rows",
+        "included: 0 rows",
+        "Score: a row's cosine similarity: its mean over a group's target rows, of the group where that is highest",
+        "1 of 3 target rows took nothing",
+        "Median 4 characters of the replies among the picks, 4 in the pool",
+        "None among 3 picks: rows whose sets of five words in a row have a Jaccard similarity of 0.8 or more",
+        "pool, leaked: 1 row a.jsonl row 9: shares 'x'",
+        "pool, kept: 2 rows, 1 of them picked a.jsonl row 4: shares 'y'",
+        "1. u · r4 · score 0.25 user Question 4 assistant Yes. nearest target t0 · h user Question 100 assistant Yes.",
         "20,000 rows, 3 duplicates left out",
         "m (float32, at most 96 tokens; plain)",
         "warm up took12.3 s",
-        "1. s · r7 · score 0.25 · nearest target t1",
-        "assistant Yes.",
+        "seed: 0",
     ):
-        assert fact in words
-    assert "What was left out" not in words
+        assert fact in words, fact
 
 
-def test_what_there_was_not_is_not_spoken_of() -> None:
-    html = render(selection(example(), taken_by=None), manifest(target=None, model=None, seconds={}))
-    assert "nearest target" not in html
-    assert "<dt>model" not in html
-    assert "<dt>target" not in html
+def test_what_there_was_not_is_not_spoken_of(page: Any) -> None:
+    found = page(selected(looked_at(POOL, [1, 2]), target=None, model=None, similarity=None, selector="random"))
+    for word in ("nearest target", "What was left out", "kept all the same", "took nothing", "score 0", "target rows"):
+        assert word not in found.words
+    assert "Rows were drawn by chance: there are no scores." in found.words
+    assert "The method does not look at a target." in found.words
+    assert found.tags.count("svg") == 1
 
 
-def test_left_out_rows_are_listed_up_to_ten() -> None:
+def test_left_out_rows_are_listed_up_to_ten(page: Any) -> None:
     left = [{"file": "a.jsonl", "row": row, "reason": "no end"} for row in range(1, 13)]
-    text = " ".join(Page(render(selection(example()), manifest(left_out={"pool, skipped": left}))).text.split())
-    assert "pool, skipped: 12 rows" in text
-    assert "a.jsonl row 10: no end" in text
-    assert "row 11" not in text
-    assert "all of them are in manifest.json" in text
+    words = page(selected(looked_at(POOL, [1]), left_out={"pool, skipped": left})).words
+    assert "pool, skipped: 12 rows" in words
+    assert "a.jsonl row 10: no end" in words
+    assert "row 11" not in words
+    assert "all of them are in manifest.json" in words
 
 
-def test_only_the_first_rows_and_characters_are_shown() -> None:
-    rows = [example(answer=f"Answer {k}. " + "x" * N_CHARACTERS_SHOWN, row=k) for k in range(N_ROWS_SHOWN + 1)]
-    html = render(selection(*rows), manifest())
-    assert f"Answer {N_ROWS_SHOWN - 1}." in html
-    assert f"Answer {N_ROWS_SHOWN}." not in html
-    assert "x" * (N_CHARACTERS_SHOWN - 20) in html
-    assert "x" * N_CHARACTERS_SHOWN not in html
+def test_only_the_first_rows_and_characters_are_shown(page: Any) -> None:
+    rows = [example(answer=f"Answer {k}. " + "word " * 2000, row=k) for k in range(N_ROWS + 1)]
+    found = page(selected(looked_at(rows, range(N_ROWS + 1))))
+    assert f"Answer {N_ROWS - 1}." in found.text
+    assert f"Answer {N_ROWS}." not in found.text
+    assert found.words.count(" more are in selected.jsonl or the file") >= N_ROWS
+    shown = re.findall(r"Answer 3\. ((?:word ?)+)show ([0-9,]+) more characters((?: ?word)+)", found.words)
+    assert len(shown) == 1
+    head, n_more, tail = shown[0]
+    assert 400 < len(head) <= 500  # to be read at a glance, without a word cut in two
+    assert len(tail) == pytest.approx(int(n_more.replace(",", "")), abs=2)
+    long = Example.of([Message("assistant", f"Turn {k}.") for k in range(50)], source="s")
+    assert "30 more turns" in page(selected(looked_at([long], [0]))).words
 
 
-def test_text_from_data_is_escaped_wherever_it_stands() -> None:
-    evil = example(EVIL, EVIL, EVIL)
+def test_text_from_data_is_escaped_wherever_it_stands(page: Any) -> None:
+    evil = example(EVIL, EVIL + "\x1b\u202e", EVIL, group=EVIL)
     role = Example.of([Message(EVIL, "x"), Message("assistant", "x")], source="s", file=EVIL, row=1)
+    target = [example(EVIL, EVIL, EVIL, group=EVIL), example(EVIL, EVIL, "t", row=2)]
     left = {EVIL: [{"file": EVIL, "row": 1, "reason": EVIL}]}
-    facts = manifest(method=EVIL, budget=EVIL, left_out=left, seconds={EVIL: 1.0}, target={"n_rows": 1})
-    facts["pool"]["sources"] = {EVIL: 1, "s": 1}
-    facts["model"] = {"name": EVIL, "dtype": EVIL, "max_tokens": 1, "template": EVIL}
-    page = Page(render(selection(evil, role, taken_by=EVIL), facts))
-    assert not {"script", "img", "link", "iframe"} & set(page.tags)
-    assert page.links == []
-    assert page.text.count(EVIL) >= 15  # as text it is all there; templates in it are not run
+    looked = compared([evil, role], target, [0, 1], [0, 1])
+    model = {"name": EVIL, "dtype": EVIL, "max_tokens": 1, "template": EVIL, "digest": EVIL}
+    changes: dict[str, Any] = dict.fromkeys(("method", "budget", "representation", "selector", "similarity"), EVIL)
+    changes |= {"left_out": left, "kept": left, "seconds": {EVIL: 1.0}, "constraints": [EVIL], "model": model}
+    changes |= {"versions": {EVIL: EVIL}, "stores": {EVIL: {EVIL: EVIL}}}
+    found = page(selected(looked, **changes), config=EVIL)
+    assert not {"script", "img", "link", "iframe", "a"} & set(found.tags)
+    assert found.links == []
+    assert found.text.count(EVIL) >= 30  # as text it is all there; templates in it are not run
+    assert "\\x1b\\u202e" in found.text
+    assert not {"\x1b", "\u202e"} & set(found.text)
     table = Page(render_table(EVIL, [EVIL], [EVIL], [[EVIL]]))
     assert not {"script", "img"} & set(table.tags)
     assert table.text.count(EVIL) == 5
 
 
+def test_over_representation_is_claimed_where_chance_cannot_explain_it(page: Any) -> None:
+    pool = [example("few" if k < 10 else "many", row=k) for k in range(1000)]
+    words = page(selected(looked_at(pool, range(10, 1000, 50)))).words
+    assert "None of the 2 sources is picked more often than chance would have it." in words
+    words = page(selected(looked_at(pool, range(0, 40, 2)))).words
+    assert (
+        "The most over-represented source is few: 25.0% of the picks, 1.0% of the pool, 25.0 times its share" in words
+    )
+    assert "random picks would have 0 to 2 of its rows, these have 5" in words
+
+
+# ---- made anew -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_can_be_made_anew(
+    finished: Path, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = contents(finished / "out")
+    for name in ("report.json", "picks.parquet"):
+        (tmp_path / name).write_bytes(before[name])
+    rerender(tmp_path)
+    after = contents(tmp_path)
+    assert after["report.html"] == before["report.html"]
+    assert {name for name in before if name.startswith(("tables/", "figures/"))} <= set(after)
+    for name in after:
+        if name.endswith((".csv", ".svg", ".json")):
+            assert after[name] == before[name]
+    assert after["figures/scores.png"].startswith(b"\x89PNG")
+    assert after["figures/scores.pdf"].startswith(b"%PDF")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("report.html", "report.json", "picks.parquet", "figures", "tables")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "expected a selection with a report.json"),
+        ("{", "cannot be read"),
+        ("[1]", "expected a report of format 1"),
+        ('{"format": 99}', "expected a report of format 1"),
+        ('{"format": 1}', "does not hold what a report needs"),
+    ],
+)
+def test_a_report_that_cannot_be_made_anew_is_left_as_it_was(tmp_path: Path, text: str | None, said: str) -> None:
+    (tmp_path / "report.html").write_text("old")
+    if text is not None:
+        (tmp_path / "report.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        rerender(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} <= {"report.html", "report.json"}
+
+
+def test_the_facts_of_a_run_with_a_part_missing_are_refused(finished: Path, tmp_path: Path) -> None:
+    whole = json.loads((finished / "out" / "report.json").read_text(encoding="utf-8"))
+    for name in whole:
+        (tmp_path / "report.json").write_text(json.dumps({key: whole[key] for key in whole if key != name}))
+        with pytest.raises(InputError, match=r"expected a report of format|does not hold what a report needs"):
+            rerender(tmp_path)
+
+
+# ---- of a run ------------------------------------------------------------------------------------------------------
+
+
 def test_the_page_of_a_run_needs_no_network(finished: Path) -> None:
     html = (finished / "out" / "report.html").read_text(encoding="utf-8")
-    page = Page(html)
-    assert page.links == []
-    assert "http" not in html
-    assert "url(" not in html
-    assert "6 of 18 usable rows, picked by less" in page.text
-    assert "row 20: no completion token within 96 tokens" in page.text
+    found = Page(html)
+    assert found.links == []
+    assert {part.split('"')[0] for part in html.split("http")[1:]} == {
+        "://www.w3.org/2000/svg",
+        "://www.w3.org/1999/xlink",
+    }
+    assert set(re.findall(r"url\((.)", html)) <= {"#"}  # clip paths of the figures
+    assert "6 of 18 usable rows, picked by less" in found.words
+    assert "row 20: no completion token within 96 tokens" in found.words
+    assert "nearest target t" in found.words
+    assert found.tags.count("svg") == 3

@@ -5,11 +5,14 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tamis.errors import InputError, TamisError, printable
+
+if TYPE_CHECKING:
+    from tamis.progress import Progress
 
 ModelName = Annotated[str | None, typer.Option("--model", help="model folder or hub name")]
 Template = Annotated[
@@ -55,10 +58,13 @@ def arguments(given: Sequence[str] | None) -> tuple[str | None, dict[str, Any]]:
     return path, overrides
 
 
-def check_progress(kind: str) -> None:
-    """InputError for a kind of progress there is not."""
+def shown(kind: str) -> "Progress":
+    """How a run is shown; InputError for a kind of progress there is not."""
+    from tamis.progress import make
+
     if kind not in ("auto", "bar", "plain", "json"):
         raise InputError(f"--progress: expected auto, bar, plain or json, got {kind!r}")
+    return make(kind)  # type: ignore[arg-type]
 
 
 def guard(action: Callable[[], None]) -> None:

@@ -129,10 +129,11 @@ def _run(given: dict[str, Any]) -> None:
     check_task(settings, inputs)
     if settings.harness:
         check_harness(settings.harness, settings.include_path)
+    adapter = _adapter(config)
     _ = inputs.evaluation, inputs.has_target and inputs.target
     start = time.perf_counter()
     with progress.stage("load model", 0):
-        model = _model(config, inputs)
+        model = _model(inputs, adapter)
     evaluation, ran = None, None
     if config.data.evaluation:
         evaluation = _evaluate(model, inputs, config, progress)
@@ -142,25 +143,28 @@ def _run(given: dict[str, Any]) -> None:
         ran = _harness(model, inputs, config, progress)
         for line in _harness_summary(ran):
             typer.echo(line)
-    manifest = {**_manifest(config, inputs), "seconds": round(time.perf_counter() - start, 3)}
+    manifest = {**_manifest(config, inputs, adapter), "seconds": round(time.perf_counter() - start, 3)}
     _write(out, config, evaluation, ran, manifest)
 
 
-def _model(config: "Config", inputs: "Inputs") -> "nn.Module":
-    from tamis.model.load import attach_adapter, load_base
-
-    adapter = config.evaluate.adapter
-    if adapter is None:
-        return load_base(inputs.source)
+def _adapter(config: "Config") -> Path | None:
+    """The folder of the adapter, if one is given. InputError where there is none."""
+    if config.evaluate.adapter is None:
+        return None
     from tamis.settings import home
 
-    folder = home(adapter)
+    folder = home(config.evaluate.adapter)
     files = ("adapter_config.json", "adapter_model.safetensors")  # other weights are pickles
     if missing := [name for name in files if not (folder / name).is_file()]:
-        raise InputError(
-            f"{adapter}: expected the folder of a PEFT adapter, with {' and '.join(files)}, found no {missing[0]}"
-        )
-    return attach_adapter(load_base(inputs.source), folder).requires_grad_(False)
+        raise InputError(f"{folder}: expected a PEFT adapter ({' and '.join(files)}), found no {missing[0]} there")
+    return folder
+
+
+def _model(inputs: "Inputs", adapter: Path | None) -> "nn.Module":
+    from tamis.model.load import attach_adapter, load_base
+
+    base = load_base(inputs.source)
+    return base if adapter is None else attach_adapter(base, adapter).requires_grad_(False)
 
 
 def _evaluate(model: "nn.Module", inputs: "Inputs", config: "Config", progress: "Progress") -> "Evaluation":
@@ -216,18 +220,17 @@ def _harness_summary(ran: "HarnessResults") -> list[str]:
     return aligned([("", "metric", "value", "standard error", "rows"), *rows], n_left=2)
 
 
-def _manifest(config: "Config", inputs: "Inputs") -> dict[str, Any]:
+def _manifest(config: "Config", inputs: "Inputs", adapter: Path | None) -> dict[str, Any]:
     from importlib.metadata import version
 
     from tamis.inputs import digest
     from tamis.model.load import ModelSource, model_digest
-    from tamis.settings import home
 
-    adapter = config.evaluate.adapter
+    libraries = (*_LIBRARIES, *(["lm_eval"] if config.evaluate.harness else []))
     pools = {"target": inputs.target if inputs.has_target else None, "test": inputs.evaluation}
     return {
         "kind": "evaluation",
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": {name: version(name) for name in libraries},
         "model": {
             "name": inputs.source.name,
             "digest": inputs.base_digest,
@@ -235,7 +238,7 @@ def _manifest(config: "Config", inputs: "Inputs") -> dict[str, Any]:
             "max_tokens": inputs.max_tokens,
             "dtype": inputs.dtype,
         },
-        "adapter": adapter and {"name": adapter, "digest": model_digest(ModelSource(str(home(adapter))))},
+        "adapter": adapter and {"name": str(adapter), "digest": model_digest(ModelSource(str(adapter)))},
         **{name: {"digest": digest(pool.ids), "n_rows": len(pool)} for name, pool in pools.items() if pool},
         "seed": config.seed,
         "settings": config.evaluate.model_dump(),

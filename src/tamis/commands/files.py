@@ -98,7 +98,7 @@ def compare(
         _show(agreement.lines(pairs))
         if out is not None:
             agreement.write(out, read, pairs)
-            files = "agreement.csv, agreement.svg, agreement.png, report.html, manifest.json"
+            files = "agreement.csv, agreement.svg, .png and .pdf, report.html, manifest.json"
             typer.echo(f"written to {printable(str(out))}: {files}")
 
     guard(show)

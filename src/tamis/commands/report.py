@@ -32,18 +32,23 @@ def _made(folder: Path, out: Path | None) -> list[str]:
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"{folder}: expected the folder of a study, a selection or result tables, found {found}")
     if tables.is_study(folder):
-        return write_report(folder, out)
+        return [*write_report(folder, out), _written(out or folder)]
     if (folder / "picks.parquet").exists() or (folder / "report.json").exists():
         if out is not None:
             raise InputError(f"{folder}: a selection's report is written into its folder; leave out --out")
         from tamis.report.html import rerender
 
         rerender(folder)
-        return [f"written to {folder}: report.html, figures, tables"]
+        return [_written(folder)]
     if foreign.is_foreign(folder):
-        return write_foreign_report(folder, out or folder.with_name(f"{folder.resolve().name}-report"))
+        out = out or folder.with_name(f"{folder.resolve().name}-report")
+        return [*write_foreign_report(folder, out), _written(out)]
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     raise InputError(
         f"{folder}: expected a study (results.csv and study.json), a selection (picks.parquet) or tables of results"
         f" (.csv), found {names}"
     )
+
+
+def _written(folder: Path) -> str:
+    return f"written to {folder}: report.html, figures/, tables/"

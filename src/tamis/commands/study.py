@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tamis.commands.common import ModelName, ProgressKind, RemoteCode, Template, arguments, check_progress, guard
+from tamis.commands.common import ModelName, ProgressKind, RemoteCode, Template, arguments, guard, shown
 from tamis.errors import InputError, printable
 
 Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features (default: .tamis)")]
@@ -23,16 +23,14 @@ def study(
     """Compare methods, budgets, models and targets over seeds: select, fine-tune, test, report."""
 
     def show() -> None:
-        from tamis.progress import make
         from tamis.study.run import Study
         from tamis.study.settings import load_study
 
-        check_progress(progress)
         path, overrides = arguments(settings)
         flags = {"out": out, "workspace": workspace, "model.device": device}
         config = load_study(path, {**overrides, **{key: value for key, value in flags.items() if value is not None}})
         place = Path(config.out or "study")
-        for line in Study(config, make(progress)).run(place):
+        for line in Study(config, shown(progress)).run(place):
             typer.echo(printable(line))
         typer.echo(f"written to {printable(str(place))}: report.html, figures/, tables/, results.csv, picks.parquet")
 
@@ -58,10 +56,7 @@ def finetune(
 
     def show() -> None:
         from tamis.finetuning import finetune, read_selection
-        from tamis.pipeline import Pipeline
-        from tamis.progress import make
 
-        check_progress(progress)
         path, overrides = arguments(settings)
         flags: dict[str, Any] = {
             "model.name": model,
@@ -75,15 +70,16 @@ def finetune(
         given = {**overrides, **{key: value for key, value in flags.items() if value is not None}}
         if not selection.exists():
             raise InputError(f"{selection}: no such folder or file; give the --out folder of `tamis select`")
-        shown = make(progress)
-        training = read_selection(selection, path, given, shown.note)
-        run = Pipeline(training.config, shown)  # whose stages are timed and shown
-        finetune(training, out, run.workspace, run.stage, shown.note)
+        run = shown(progress)
+        training = read_selection(selection, path, given, run.note)
+        finetune(training, out, run.stage, run.note)
         n_epochs, n_steps = training.extent
-        what = "a model" if training.config.finetune.merged or training.config.finetune.tuning == "full" else "an adapter"
+        what = (
+            "a model" if training.config.finetune.merged or training.config.finetune.tuning == "full" else "an adapter"
+        )
         typer.echo(
             f"trained on {len(training.rows.examples):,} rows ({training.rows.n_supervised:,} supervised tokens), "
-            f"{n_steps:,} steps, {n_epochs:,} epochs, {run.seconds['fine-tune']:,.1f} s"
+            f"{n_steps:,} steps, {n_epochs:,} epochs"
         )
         typer.echo(f"written to {printable(str(out))}: {what} of {printable(training.inputs.source.name)}")
 

@@ -84,11 +84,6 @@ class Chat:
         self._end_of_turn = self._find_end_of_turn()
         self._difference_is_turn = self._marked is None and self._check_difference()
 
-    @property
-    def template(self) -> str:
-        """The Jinja text in use."""
-        return self._template
-
     def render(self, example: Example) -> str:
         """The conversation as the template writes it."""
         return self._render(example.messages, example.tools)

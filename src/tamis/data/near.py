@@ -50,14 +50,17 @@ class NearDuplicates:
         """Whether a near-duplicate of this row was added."""
         candidates = self._added.query(self._signature(position))
         mine = shingles(self._pool[position]) if candidates else frozenset()
-        return any(jaccard(mine, shingles(self._pool[other])) >= self._threshold for other in candidates)
+        return any(self._are_near(mine, shingles(self._pool[other])) for other in candidates)
 
     def near(self, position: int) -> dict[int, float]:
         """The near-duplicates of this row that were added, with their Jaccard similarity to it."""
         candidates = sorted(self._added.query(self._signature(position)))
         mine = shingles(self._pool[position]) if candidates else frozenset()
-        similarity = {other: jaccard(mine, shingles(self._pool[other])) for other in candidates}
+        similarity = {other: _jaccard(mine, shingles(self._pool[other])) for other in candidates}
         return {other: value for other, value in similarity.items() if value >= self._threshold}
+
+    def _are_near(self, a: frozenset[str], b: frozenset[str]) -> bool:
+        return _jaccard(a, b) >= self._threshold  # a product would round pairs at the threshold away
 
     def _compute(self, position: int) -> Any:
         from datasketch import LeanMinHash
@@ -73,8 +76,7 @@ def shingles(example: Example) -> frozenset[str]:
     return frozenset(" ".join(words[start : start + SHINGLE]) for start in range(max(1, len(words) - SHINGLE + 1)))
 
 
-def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """|A∩B|/|A∪B| of sets that are not both empty; a product to compare with would round pairs at a threshold away."""
+def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 

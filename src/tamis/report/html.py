@@ -35,7 +35,7 @@ def report_facts(selection: Selection, manifest: Mapping[str, Any], config: str)
                 "n_picked": sum((row["file"], row["row"]) in picked for row in rows),
                 "rows": rows[:N_REASONS],
             }
-            for what, rows in manifest[name].items()
+            for what, rows in manifest.get(name, {}).items()
         }
         for name in ("left_out", "kept")
     }
@@ -50,8 +50,8 @@ def write_report(folder: Path, facts: Mapping[str, Any], *, all_formats: bool = 
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     facts = json.loads(text)  # as `rerender` will find them
-    (folder / "figures").mkdir()
-    (folder / "tables").mkdir()
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "tables").mkdir(exist_ok=True)
     shown = {}
     for name, figure in selection_figures(facts).items():
         if all_formats:
@@ -83,9 +83,10 @@ def render(facts: Mapping[str, Any], figures: Mapping[str, Markup]) -> str:
 
 def _number(value: float) -> str:
     """Four digits or so of a score, which may be of any size."""
-    if value and abs(value) < 0.01:
-        return f"{value:.2e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    size = abs(value)
+    if value and size < 1e-4:
+        return f"{value:.1e}"
+    return f"{value:.4f}" if size < 0.1 else f"{value:.3f}" if size < 10 else f"{value:,.1f}"
 
 
 def _cut(text: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ OF_ANY_SIZE = (ZERO_SHOT, FULL_POOL)
 
 def of_kind(rows: pd.DataFrame, wanted: str) -> pd.DataFrame:
     """The rows of budget, or of quantile, experiments."""
-    return rows[[kind(name) == wanted for name in rows["experiment"]]]
+    return rows[np.array([kind(name) == wanted for name in rows["experiment"]], dtype=bool)]
 
 
 def measures(rows: pd.DataFrame) -> list[str]:

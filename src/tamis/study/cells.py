@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,12 +20,13 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from tamis.data.pool import Pool
+from tamis.engine import Engine
 from tamis.errors import DamagedError
 from tamis.evaluating import Evaluation, evaluate
 from tamis.finetuning import Training
 from tamis.inputs import Inputs, digest
 from tamis.model.load import load_base
-from tamis.progress import Progress
+from tamis.progress import Advance, Progress
 from tamis.settings import EvaluateConfig
 from tamis.store.files import put
 from tamis.study.selecting import Chosen
@@ -86,28 +88,36 @@ class Result:
     evaluate_seconds: float
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress) -> None:
+def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress, engine: Engine) -> None:
     """Every cell's result into `folder`, those already there passed over; one training for all targets it is tested on.
 
     Where another process is at work on a training, others come first, and it is waited for at the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting = _by_training(cells, folder)
-    n_done = len({cell.name for cell in cells}) - sum(len({cell.name for cell in group}) for group in waiting)
-    progress.note(f"cells: {n_done:,} found, {sum(map(len, waiting)):,} to compute in {len(waiting):,} trainings")
-    n_tokens = sum(_n_tokens(group) for group in waiting)
+    n_todo, n_cells = sum(map(len, waiting)), len({cell.name for cell in cells})
+    progress.note(f"cells: {n_cells - n_todo:,} found, {n_todo:,} to compute in {len(waiting):,} trainings")
     if not waiting:
         return
-    with progress.stage("fine-tune and test", n_tokens) as advance:
-        for patient in (False, True):
-            postponed = []
-            for group in waiting:
-                try:
-                    with FileLock(folder / f"{group[0].trained}.lock", timeout=-1 if patient else 0):
-                        _run_group(group, folder, advance, progress.note)
-                except Timeout:
-                    postponed.append(group)
-            waiting = postponed
+    with progress.stage("fine-tune and test", sum(map(_n_tokens, waiting))) as advance:
+        for seconds in (0, -1):  # to wait for another process; -1: as long as it takes
+            make = partial(_worker, folder, progress.note, seconds)
+            done = list(engine.run(make, waiting, advance))
+            waiting = [group for group, is_done in zip(waiting, done, strict=True) if not is_done]
+
+
+def _worker(folder: Path, note: Callable[[str], None], lock_seconds: float) -> Callable[[list[Cell], Advance], bool]:
+    """What computes the cells of one training; False where another process is at work on it."""
+
+    def work(group: list[Cell], advance: Advance) -> bool:
+        try:
+            with FileLock(folder / f"{group[0].trained}.lock", timeout=lock_seconds):
+                _run_group(group, folder, advance, note)
+        except Timeout:
+            return False
+        return True
+
+    return work
 
 
 def _by_training(cells: Iterable[Cell], folder: Path) -> list[list[Cell]]:
@@ -122,9 +132,7 @@ def _n_tokens(group: Sequence[Cell]) -> int:
     return group[0].training.n_tokens if group[0].training else 1
 
 
-def _run_group(
-    group: Sequence[Cell], folder: Path, advance: Callable[[int], None], note: Callable[[str], None]
-) -> None:
+def _run_group(group: Sequence[Cell], folder: Path, advance: Advance, note: Callable[[str], None]) -> None:
     left = [cell for cell in group if not _path(folder, cell).exists()]
     if not left:  # another process was faster
         advance(_n_tokens(group))
@@ -133,15 +141,13 @@ def _run_group(
     model = _model(left[0], advance, note)
     train_seconds, start = time.perf_counter() - start, time.perf_counter()
     for cell in left:
-        found = evaluate(
-            model, cell.learner, cell.testing.query, cell.testing.test, cell.testing.config, cell.seed
-        )
+        found = evaluate(model, cell.learner, cell.testing.query, cell.testing.test, cell.testing.config, cell.seed)
         seconds, start = time.perf_counter() - start, time.perf_counter()
         steps = cell.training.extent[1] if cell.training else 0
         _write(_path(folder, cell), _result(found, steps, train_seconds, seconds))
 
 
-def _model(cell: Cell, advance: Callable[[int], None], note: Callable[[str], None]) -> nn.Module:
+def _model(cell: Cell, advance: Advance, note: Callable[[str], None]) -> nn.Module:
     if cell.training is None:
         return load_base(cell.learner.source)
     with TemporaryDirectory(prefix="tamis-") as scratch:

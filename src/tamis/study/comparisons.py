@@ -42,7 +42,7 @@ def differences(rows: pd.DataFrame, examples: pd.DataFrame) -> pd.DataFrame:
         lines = []
         for place, budget, method, ours, randoms in pairs:
             if place not in drawn:
-                drawn[place] = _draws(examples, place, measure, n_draws=max(10_000, 100 * len(pairs)))
+                drawn = {place: _draws(examples, place, measure, n_draws=max(10_000, 100 * len(pairs)))}
             n_ours, n_randoms = (int(side[measure].notna().sum()) for side in (ours, randoms))
             one = _from_draws(drawn[place], method, budget, n_ours, n_randoms)
             how = BY_EXAMPLES if one else BY_SEEDS

@@ -5,7 +5,8 @@
     dataset, …                              the model before any fine-tuning
 
 … is dev and test (losses on query and test set), true_metric (in percent), or all of them. A file of losses and one of
-metrics belong together where their names begin alike, up to a `_`; what they share names the experiment.
+metrics belong together where their names begin alike, up to a `_`, or where there is but one of each; what the names
+share names the experiment.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pandas as pd
 from tamis.errors import InputError
 from tamis.study import tables
 from tamis.study.tables import BASELINES, BUDGET, QUANTILE, RESULT_COLUMNS, ZERO_SHOT, Results
+from tamis.study.typed import COUNT, TEXT, numbers, text_table
 
 _LOSSES, _METRIC = ("dev", "test"), "true_metric"
 _KEYS = {  # kind: the columns that tell its rows apart
@@ -56,17 +58,17 @@ def read(folder: Path) -> Results:
         raise InputError(f"{folder}: expected one model before fine-tuning, found results of several: {names}")
     experiments += [rows.assign(experiment=BUDGET, method=ZERO_SHOT) for rows in zero_shots.values()]
     together = pd.concat(experiments, ignore_index=True)
-    missing = {name: "" if of == "str" else None for name, of in RESULT_COLUMNS.items() if name not in together}
+    missing = {name: "" if of == TEXT else None for name, of in RESULT_COLUMNS.items() if name not in together}
     together = together.assign(**missing)[list(RESULT_COLUMNS)]
-    together = together.astype({name: object if of == "str" else of for name, of in RESULT_COLUMNS.items()})
-    text = [name for name, of in RESULT_COLUMNS.items() if of == "str"]
+    together = together.astype({name: object if of == TEXT else of for name, of in RESULT_COLUMNS.items()})
+    text = [name for name, of in RESULT_COLUMNS.items() if of == TEXT]
     together[text] = together[text].where(together[text].notna(), "")
     manifest = {"title": folder.name, "settings": "", "versions": {}, "n_pending": 0}
     return Results(together, manifest=manifest | {"files": [file.path.name for file in files]})
 
 
 def _file(path: Path) -> _File:
-    text = tables.text_table(path)
+    text = text_table(path)
     columns = list(text.columns)
     values = frozenset(columns) & {*_LOSSES, _METRIC}
     keys = set(columns) - values
@@ -84,12 +86,12 @@ def _file(path: Path) -> _File:
         made["method"] = [known.get(name.casefold(), name) for name in text["method"]]
     for name, to in (("bin", "bin"), ("seed", "seed"), ("num_samples", "n_examples")):
         if name in keys:
-            made[to] = tables.numbers(path, name, text[name], "Int64")
+            made[to] = numbers(path, name, text[name], COUNT)
     if "n_examples" in made:
         made["budget"] = [str(n) for n in made["n_examples"]]
     for name, to in (("dev", "target_loss"), ("test", "test_loss"), (_METRIC, "score")):
         if name in values:
-            made[to] = tables.numbers(path, name, text[name])
+            made[to] = numbers(path, name, text[name])
     if "score" in made:
         if ((made["score"] < 0) | (made["score"] > 100)).any():
             raise InputError(f"{path}: expected a true_metric in percent, found values outside 0 to 100")
@@ -112,6 +114,9 @@ def _joined(files: list[_File]) -> dict[str, pd.DataFrame]:
             losses = [file for file in losses if file is not a]
             metrics = [file for file in metrics if file is not b]
             found[name] = a.rows.merge(b.rows, on=list(a.keys), how="outer", sort=False)
+    if not found and len(losses) == len(metrics) == 1 and losses[0].keys == metrics[0].keys:  # whatever they are called
+        both = losses.pop(), metrics.pop()
+        found[both[0].path.stem] = both[0].rows.merge(both[1].rows, on=list(both[0].keys), how="outer", sort=False)
     alone = [file for file in files if file in losses or file in metrics or len(file.values) == 3]
     return found | {file.path.stem: file.rows for file in alone}
 

@@ -20,6 +20,7 @@ import pandas as pd
 from tamis.config import Config, read_config
 from tamis.data.example import Example
 from tamis.data.pool import Pool
+from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
 from tamis.errors import InputError
 from tamis.evaluating import check_task
@@ -41,7 +42,8 @@ _N_SHOWN = 5  # picks of each method that stand in the report
 class Study:
     """One study, its cells made when first asked for."""
 
-    def __init__(self, config: StudyConfig, progress: Progress) -> None:
+    def __init__(self, config: StudyConfig, progress: Progress, engine: Engine | None = None) -> None:
+        self.engine: Engine = engine or LocalEngine()
         self.config, self.workspace = config, Path(config.workspace)
         self.spending = Spending(self.workspace / "spending", progress)
         self._testing: dict[str, Testing] = {}
@@ -53,7 +55,7 @@ class Study:
         cells = self.cells()
         folder = self.workspace / "cells"
         try:
-            run_cells(cells, folder, self.spending)
+            run_cells(cells, folder, self.spending, self.engine)
         finally:  # what is there is worth a look, though it says that it is a part
             self.write(out, cells, list(results(cells, folder)))
         from tamis.study.page import write_report
@@ -80,7 +82,7 @@ class Study:
 
     def _of_target(self, model: str, target: str, config: Config, read_by: Inputs) -> Iterator[Cell]:
         study = self.config.study
-        first = Pipeline(self.config.run(model, target, method="random"), self.spending, LocalEngine())
+        first = Pipeline(self.config.run(model, target, method="random"), self.spending, self.engine)
         selecting = Selecting(self.config, model, target, first, self.spending)
         testing = self._tested_on(target)
         self._n_pool |= Counter(first.candidates.sources) if not self._n_pool else {}

@@ -1,8 +1,8 @@
-"""The training sets of a study: each method's picks at each budget, the baselines', and bins of the pool by distance."""
+"""The training sets of a study: each method's picks at each budget, the baselines', bins of the pool by distance."""
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Chosen:
     weights: Sequence[float | None] | None = None
     scores: Sequence[float | None] = ()
     taken_by: Sequence[str | None] = ()
-    distances: Distances = Distances()
+    distances: Distances = field(default_factory=Distances)
     representation: str = ""
     bin: int | None = None
 
@@ -227,7 +227,9 @@ def _has_distances(run: Pipeline) -> bool:
     """Whether the selector looks at similarities that 1 − similarity makes a distance of."""
     name = run.method.representation
     by_similarity = "similarity" in SELECTORS[run.method.selector].needs
-    return by_similarity and name is not None and REPRESENTATIONS[name].makes == "rows" and run.config.represent.normalize
+    return (
+        by_similarity and name is not None and REPRESENTATIONS[name].makes == "rows" and run.config.represent.normalize
+    )
 
 
 def _name(run: Pipeline) -> str:

@@ -17,8 +17,9 @@ from tamis.errors import InputError
 from tamis.methods import REPRESENTATIONS, parse_method
 from tamis.selectors import parse_budget
 from tamis.settings import MAX_SEED, Amount, EvaluateConfig, Paths, Stage
-from tamis.study.tables import BASELINES, LENGTH_MATCHED, RANDOM, ZERO_SHOT
+from tamis.study.tables import BASELINES, LENGTH_MATCHED
 
+Baseline = Literal["zero-shot", "random", "random balanced", "random length-matched", "full pool"]
 Variants = dict[str, dict[str, Any]]
 
 
@@ -72,9 +73,7 @@ class GridConfig(Stage):
         {}, description="names or folders of models, or NAME: {settings}; default: model.name alone"
     )
     methods: Annotated[Variants, BeforeValidator(_variants)] = Field({}, description="methods, or NAME: {settings}")
-    baselines: list[Literal["zero-shot", "random", "random balanced", "random length-matched", "full pool"]] = Field(
-        [ZERO_SHOT, RANDOM], description=f"among {', '.join(BASELINES)}"
-    )
+    baselines: list[Baseline] = Field(["zero-shot", "random"], description=f"among {', '.join(BASELINES)}")
     length_of: str | None = Field(
         None, description="the method whose lengths random length-matched has; default: first"
     )
@@ -108,9 +107,8 @@ class GridConfig(Stage):
 
 
 class StudyConfig(Config):
-    """A study: a run's settings, the grid, and how models are tested."""
+    """A study: a run's settings and the grid."""
 
-    evaluate: EvaluateConfig = EvaluateConfig()
     study: GridConfig = GridConfig()
 
     def check(self) -> None:

@@ -1,75 +1,20 @@
 """A study's tables as a page shows them: few columns, numbers with their intervals, verdicts in words."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from tamis.study.budgets import DISTANCES, MEASURES, SCORE, budgets, methods
+from tamis.study.budgets import DISTANCES, MEASURES, SCORE, budgets
 from tamis.study.comparisons import BETTER, WORSE
+from tamis.study.matrix import NAMES, Cell, Shown, interval, label, matrix, number, rho_interval, value
 from tamis.study.quantiles import BIN, names
 from tamis.study.summary import Summary
-from tamis.study.tables import QUANTILE, RANDOM
+from tamis.study.tables import RANDOM
 
 AXES = {BIN: "decile", **DISTANCES}
-_NAMES = ("experiment", "target", "model")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Text, a small line below it, and a class: better, worse, or none."""
-
-    text: str
-    small: str = ""
-    css: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A table on the page; `csv`: the name of the whole table it is from; the first `n_names` columns are names."""
-
-    title: str
-    explained: str
-    csv: str
-    n_names: int
-    header: list[str]
-    rows: list[list[Cell]]
-
-
-def number(value: float, digits: int = 3) -> str:
-    """With a real minus; a dash where not known."""
-    return "–" if np.isnan(value) else f"{value:,.{digits}f}".replace("-", "−")
-
-
-def value(measure: str, of: float, *, sign: bool = False) -> str:
-    """A loss or distance with three digits, a score in percent."""
-    text = number(100 * of, 1) + "%" * (of == of) if measure == SCORE else number(of)
-    return f"+{text}" if sign and of > 0 else text
-
-
-def interval(measure: str, low: float, high: float) -> str:
-    """[low, high], or nothing where there is none."""
-    return "" if np.isnan(low) else f"[{value(measure, low)}, {value(measure, high)}]"
-
-
-def rho_interval(row: Any) -> str:
-    """[low, high] of a correlation, or why there is none."""
-    return f"[{number(row.low, 2)}, {number(row.high, 2)}]" if row.low == row.low else str(row.note)
-
-
-def each(table: pd.DataFrame) -> Iterator[Any]:
-    """Rows with their columns as attributes."""
-    yield from table.itertuples()
-
-
-def label(measure: str) -> str:
-    """A measure's name and unit."""
-    return {**MEASURES, **DISTANCES}[measure]
-
-
-# ---- which tables --------------------------------------------------------------------------------------------------
 
 
 def against_random(summary: Summary) -> Iterator[tuple[str, Shown]]:
@@ -87,7 +32,7 @@ def against_random(summary: Summary) -> Iterator[tuple[str, Shown]]:
             f" shown after Holm's correction over all {len(own):,} comparisons ({how}). {_direction(measure)}"
         )
         title = f"{label(measure)}, minus random"
-        yield measure, _matrix(title, explained, "differences", own, "budget", list(dict.fromkeys(own["budget"])), cell)
+        yield measure, matrix(title, explained, "differences", own, "budget", list(dict.fromkeys(own["budget"])), cell)
 
 
 def reached(summary: Summary) -> Iterator[tuple[str, Shown]]:
@@ -105,7 +50,7 @@ def reached(summary: Summary) -> Iterator[tuple[str, Shown]]:
             explained = f"Mean over seeds and its 95% interval (Student's t). {_direction(measure)}"
             yield (
                 measure,
-                _matrix(label(measure), explained, "means", own, "budget", list(dict.fromkeys(columns)), cell),
+                matrix(label(measure), explained, "means", own, "budget", list(dict.fromkeys(columns)), cell),
             )
 
 
@@ -141,7 +86,7 @@ def at_equal_tokens(summary: Summary, measure: str) -> Shown:
         " difference to random with its 95% interval, one comparison at a time."
     )
     title = f"{label(measure)} at equal supervised tokens"
-    return _matrix(title, explained, "equal_tokens", own, "n_tokens", sorted(set(own["n_tokens"])), cell)
+    return matrix(title, explained, "equal_tokens", own, "n_tokens", sorted(set(own["n_tokens"])), cell)
 
 
 def with_distance(summary: Summary) -> Iterator[Shown]:
@@ -154,7 +99,7 @@ def with_distance(summary: Summary) -> Iterator[Shown]:
             f" {means}."
         )
         title = f"ρ of {AXES[str(x)]} and {what}"
-        yield _matrix(title, explained, "correlations", own, "series", names(own), _rho, lines=_NAMES)
+        yield matrix(title, explained, "correlations", own, "series", names(own), _rho, lines=NAMES)
 
 
 def distances(summary: Summary) -> Shown:
@@ -166,7 +111,7 @@ def distances(summary: Summary) -> Shown:
         " is what a method itself makes small, in its own representation, and not to be compared between methods."
     )
     columns = [name for name in DISTANCES if own[name].notna().any()]
-    shown = _matrix(
+    shown = matrix(
         "Distances reached", explained, "means", rows, "what", columns,
         lambda row: Cell(number(row.distance)), lines=("target", "model", "budget", "method"),
     )  # fmt: skip
@@ -179,9 +124,9 @@ def by_distance(summary: Summary) -> Shown:
     own = own.assign(what=[f"{AXES[x]}, {MEASURES[y]}" for x, y in zip(own["x"], own["y"], strict=True)])
     explained = "Spearman's ρ over the methods of one budget: do those whose picks are nearer do better?"
     columns = list(dict.fromkeys(own["what"]))
-    lines = (*_NAMES, "budget")
+    lines = (*NAMES, "budget")
     title = "ρ of the distance reached and what it gave"
-    return _matrix(title, explained, "distance_correlations", own, "what", columns, _rho, lines=lines)
+    return matrix(title, explained, "distance_correlations", own, "what", columns, _rho, lines=lines)
 
 
 def costs(summary: Summary) -> Shown:
@@ -194,7 +139,7 @@ def costs(summary: Summary) -> Shown:
     rows = []
     for _, row in own.iterrows():
         numbers = [row["selecting_seconds"], row["fine_tuning_seconds"], row["selecting_flops"] / 1e12]
-        cells = [Cell(number(float(x), 1)) for x in (*numbers, row["selecting_bytes"] / 1e6)]
+        cells = [Cell(_rough(float(x))) for x in (*numbers, row["selecting_bytes"] / 1e6)]
         if row["unmeasured"]:
             cells[0] = Cell(cells[0].text, f"no time of: {row['unmeasured']}")
         cells += [Cell(value(measure, row[f"gain_{measure}"], sign=True)) for measure in gains]
@@ -203,7 +148,7 @@ def costs(summary: Summary) -> Shown:
         "Selecting: warm up, represent, score and pick. Gain: how much better than random, mean over budgets; positive"
         " is better, for losses too. What was not measured is a dash, and so is every sum it belongs to."
     )
-    return Shown("What it costs, and gives", explained, "cost_benefit", len(lines), header, rows)
+    return Shown("Costs and gains", explained, "cost_benefit", len(lines), header, rows)
 
 
 def sources(summary: Summary) -> Shown:
@@ -216,36 +161,7 @@ def sources(summary: Summary) -> Shown:
     explained = "Share of the picks, and that share over the source's share of the pool."
     lines = ("target", "model", "budget", "method")
     columns = sorted(set(own["source"]))
-    return _matrix("What was picked, by source", explained, "composition", own, "source", columns, cell, lines=lines)
-
-
-# ---- a matrix ------------------------------------------------------------------------------------------------------
-
-
-def _matrix(
-    title: str,
-    explained: str,
-    csv: str,
-    own: pd.DataFrame,
-    column: str,
-    columns: Sequence[Any],
-    cell: Callable[[Any], Cell],
-    lines: Sequence[str] = (*_NAMES, "method"),
-) -> Shown:
-    """One line for each value of `lines` (those that never differ are left out), one column for each of `columns`."""
-    kept = [name for name in lines if own[name].nunique() > 1] or [lines[-1]]
-    order = {name: place for place, name in enumerate(methods(own))} if "method" in own else {}
-    found: dict[tuple[Any, ...], dict[Any, Cell]] = {}
-    for row in each(own):
-        found.setdefault(tuple(getattr(row, name) for name in kept), {})[getattr(row, column)] = cell(row)
-    seen = {key: place for place, key in enumerate(dict.fromkeys(key[:-1] for key in found))}
-    keys = sorted(found, key=lambda key: (seen[key[:-1]], order.get(key[-1], 0)))
-    head = [f"{name:,.0f} tokens" if column == "n_tokens" else str(name) or "none" for name in columns]
-    rows = []
-    for key in keys:
-        left = [Cell(str(name).removeprefix(f"{QUANTILE}:")) for name in key]
-        rows.append([*left, *(found[key].get(name, Cell("–")) for name in columns)])
-    return Shown(title, explained, csv, len(kept), [*kept, *head], rows)
+    return matrix("What was picked, by source", explained, "composition", own, "source", columns, cell, lines=lines)
 
 
 def _by(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -253,9 +169,15 @@ def _by(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(name), table[table[column] == name]
 
 
-def _rho(row: Any) -> Cell:
-    return Cell(number(row.rho, 2), rho_interval(row))
-
-
 def _direction(measure: str) -> str:
     return "Higher is better." if measure == SCORE else "Lower is better."
+
+
+def _rough(value: float) -> str:
+    """Three digits that count."""
+    digits = 0 if value >= 100 or value == 0 else 2 - math.floor(math.log10(abs(value))) if value == value else 0
+    return number(value, min(digits, 6))
+
+
+def _rho(row: Any) -> Cell:
+    return Cell(number(row.rho, 2), rho_interval(row))

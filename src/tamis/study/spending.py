@@ -75,7 +75,6 @@ class Spending:
             finally:
                 self._add(key, Measured(tokens=done, seconds=time.perf_counter() - start))
 
-
     def _add(self, key: str, more: Measured) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{key}.lock"):

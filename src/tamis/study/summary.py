@@ -101,17 +101,21 @@ def standing(own: pd.DataFrame) -> str:
     for (_, target, model), group in places:
         verdicts = list(group["verdict"])
         n = {verdict: verdicts.count(verdict) for verdict in (BETTER, WORSE, NOT_SHOWN)}
-        name = f"{target} ({model})" if own["model"].nunique() > 1 else str(target)
+        name = f"{target} with {model}" if own["model"].nunique() > 1 else str(target)
         if 0 < max(n[BETTER], n[WORSE]) < len(verdicts):
             name += f": {' and '.join(str(n[verdict]) for verdict in (BETTER, WORSE) if n[verdict])} of {len(verdicts)}"
         found[_said(n, len(verdicts))].append(name)
+    n_models = own["model"].nunique()
+    of = f"{len(places)} {'target-and-model pair' if n_models > 1 else 'target'}{'s' * (len(places) > 1)}"
     parts: list[str] = []
     for said, names in found.items():
         who = "it" if parts else str(own["method"].iloc[0])
-        if names and said in (_NONE_SHOWN, _UNTESTED):
+        if said in (_NONE_SHOWN, _UNTESTED) and len(names) == len(places):
+            parts.append(f"{said} for {who} on {f'any of {of}' if len(places) > 1 else names[0]}")
+        elif names and said in (_NONE_SHOWN, _UNTESTED):
             parts.append(f"on {_listed(names)} {said}" + (f" for {who}" if not parts else ""))
         elif names:
-            parts.append(f"on {len(names)} of {len(places)} targets {who} {said} ({', '.join(names)})")
+            parts.append(f"on {len(names)} of {of} {who} {said} ({', '.join(names)})")
     return "; ".join(parts)
 
 
@@ -172,12 +176,10 @@ def caveats(study: Results, summary: Summary) -> list[str]:
         said.append("One seed: no intervals over seeds, and the luck of one draw is in every number.")
     elif len(sized) and (sized["n_seeds"] == 1).any():
         said.append("Some cells have one seed, and no interval over seeds.")
-    hows = set(summary.differences["how"])
-    if comparisons.BY_SEEDS in hows:
+    tested = summary.differences[summary.differences["measure"] != QUERY_LOSS]  # of which no example is kept
+    if (hows := set(tested["how"])) and comparisons.BY_SEEDS in hows:
         some = "Some differences" if comparisons.BY_EXAMPLES in hows else "Differences"
-        said.append(
-            f"{some} to random are tested over seeds (Welch's t-test): losses of single test examples are not known."
-        )
+        said.append(f"{some} to random are tested over seeds (Welch's t-test): there are no losses of single examples.")
     if (summary.differences["verdict"] == NOT_TESTED).any():
         said.append("Comparisons with one seed on a side, and no losses of single examples, are not tested.")
     n_few = summary.differences.loc[summary.differences["how"] == comparisons.BY_EXAMPLES, "n"].min()

@@ -1,0 +1,54 @@
+"""A selection in the formats of other trainers, with a README that says what each of them does not take over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tamis.data.exports.axolotl import for_axolotl
+from tamis.data.exports.llama_factory import for_llama_factory
+from tamis.data.exports.rows import Export, for_messages, for_parquet
+from tamis.data.exports.trl import for_trl
+from tamis.data.picked import Picked, read_picked
+from tamis.data.selection import writing_folder
+from tamis.errors import InputError
+
+TRAINERS: dict[str, Callable[[Picked, Path], Export]] = {
+    "llama-factory": for_llama_factory,
+    "axolotl": for_axolotl,
+    "trl": for_trl,
+    "messages": for_messages,
+    "parquet": for_parquet,
+}
+
+
+def export(folder: Path, trainer: str, out: Path | None = None) -> tuple[Path, Export]:
+    """Write the selection of a folder for a trainer of `TRAINERS`, as a folder: FOLDER-TRAINER unless `out` is given.
+
+    InputError for an unknown trainer, a folder that is no selection, an `out` that holds one or something else.
+    """
+    if trainer not in TRAINERS:
+        raise InputError(f"--for: expected one of {', '.join(TRAINERS)}, got {trainer!r}")
+    folder = folder.resolve()
+    out = (folder.with_name(f"{folder.name}-{trainer}") if out is None else out).absolute()
+    if (out / "picks.parquet").exists():
+        raise InputError(f"{out}: this folder holds a selection, which an export would replace; choose another --out")
+    picked = read_picked(folder)
+    made = TRAINERS[trainer](picked, out)
+    made.lost.extend(_weights_lost(picked, trainer))
+    facts = {"export": trainer, "selection": str(folder), "n_rows": len(picked.examples), "lost": made.lost}
+    lost = "".join(f"- {line}\n" for line in made.lost) or "- nothing\n"
+    readme = f"# {len(picked.examples):,} rows for {trainer}\n\n{made.usage}\n\nNot taken over:\n\n{lost}"
+    with writing_folder(out) as temporary:
+        for name, data in made.files.items():
+            (temporary / name).write_bytes(data)
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
+        manifest = {**facts, "manifest": picked.manifest}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    return out, made
+
+
+def _weights_lost(picked: Picked, trainer: str) -> list[str]:
+    if picked.weights is None:
+        return []
+    what = "its loaders know none" if trainer in ("messages", "parquet") else f"{trainer} does not read it"
+    return [f"the selector's weights are in the column `weight`, but {what}: every row counts the same"]
