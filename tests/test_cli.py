@@ -33,7 +33,11 @@ def test_commands_are_pinned(cli: Cli) -> None:
         "inspect",
         "compare",
         "verify",
+        "export",
+        "finetune",
         "evaluate",
+        "study",
+        "report",
         "demo",
     ]
     shown = cli("--help").stdout

@@ -30,6 +30,14 @@ EVIL = [
 ]
 
 
+# What a model wrote is run where it is asked for, and in the sandbox alone: see tests/evaluation/test_code.py
+IN_THE_SANDBOX = {
+    "evaluation/code.py": ["compile"],  # to see whether it is Python; nothing runs
+    "evaluation/sandbox.py": ["subprocess"],
+    "evaluation/sandbox_child.py": ["exec", "compile"],
+}
+
+
 # ---- code ----------------------------------------------------------------------------------------------------------
 
 
@@ -75,7 +83,7 @@ def unsafe(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCE, ids=lambda path: str(path.relative_to(SOURCE[0].parent)))
 def test_no_file_is_run(path: Path) -> None:
-    assert unsafe(path) == []
+    assert unsafe(path) == IN_THE_SANDBOX.get(str(path.relative_to(SOURCE[0].parent)), [])
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,10 @@ def read_config(
         config = kind.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where, kind)) from error
-    _check_texts(config, where)
+    try:
+        _check_texts(config, where)
+    except RecursionError as error:
+        raise InputError(f"{where}: expected plain values, but one of them holds itself") from error
     return config
 
 

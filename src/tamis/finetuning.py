@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from filelock import FileLock
 from torch import nn
 
 from tamis.config import Config, load_config
 from tamis.data.chat import Encoded
 from tamis.data.example import Example
+from tamis.data.picked import read_picked
 from tamis.data.selection import check_free, writing_folder
 from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
@@ -23,8 +23,17 @@ from tamis.model.load import fresh_model, quiet_peft, refuse_full, resolve_devic
 from tamis.model.train import Course, extent, train, training_tokens
 from tamis.warming import Stage, adapter, hyperparameters
 
-# What a selection's own settings say of picking is done with
-_NO_PICKING = {"pick": {"method": "random"}, "score": {}}
+# What settings say of picking is done with
+_WITHOUT_PICKING: dict[str, Any] = {
+    "data.target": [],
+    "data.targets": {},
+    "data.evaluation": [],
+    "data.limit": None,
+    "data.keep_duplicates": True,
+    "pick": {},
+    "score": {},
+    "out": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +92,16 @@ def training_rows(
 def read_selection(
     path: Path, settings: str | None, overrides: Mapping[str, Any], note: Callable[[str], None]
 ) -> "Training":
-    """The training on a selection's folder, by its own settings where no others are given; or on a file of rows.
+    """The training on a selection's folder, by its own settings where no file of others is given; or on rows of a file.
 
     InputError where the folder's rows are not those that were picked.
     """
-    is_selection = (path / "picks.parquet").is_file()
-    if path.is_dir() and not is_selection and not (path / "dataset_info.json").is_file():
-        raise InputError(f"{path}: expected a selection (no picks.parquet here) or a file of rows")
-    own: dict[str, Any] = {"data.pool": [str(path / "selected.jsonl" if is_selection else path)]}
-    own |= {"data.target": [], "data.targets": {}, "data.evaluation": [], "data.limit": None, "out": None}
-    start = settings or (str(path / "config.yaml") if is_selection else None)
-    config = load_config(start, {**overrides, **own, "data.keep_duplicates": True, **_NO_PICKING})
-    if config.finetune.model is not None:
-        config = learner(config)
+    is_selection = path.is_dir() and not (path / "dataset_info.json").is_file()  # which `datasets` saves
+    picked = read_picked(path) if is_selection else None
+    start = settings or (str(path / "config.yaml") if picked else None)
+    config = learner(load_config(start, {**_WITHOUT_PICKING, "data.pool": [str(path)], **overrides}))
     inputs = Inputs(config, note)
-    examples, weights = list(inputs.pool), None
-    if is_selection:
-        table = pq.read_table(path / "picks.parquet", columns=["id", "weight"]).to_pydict()
-        if table["id"] != [example.id for example in examples]:
-            raise InputError(
-                f"{path}: the rows of selected.jsonl are not those of picks.parquet; select again, or train on the file"
-            )
-        weights = table["weight"] if any(weight is not None for weight in table["weight"]) else None
+    examples, weights = (picked.examples, picked.weights) if picked else (list(inputs.pool), None)
     return Training(config, inputs, training_rows(inputs, examples, weights), config.seed)
 
 

@@ -100,7 +100,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress, engine: E
     if not waiting:
         return
     with progress.stage("fine-tune and test", sum(map(_n_tokens, waiting))) as advance:
-        for seconds in (0, -1):  # to wait for another process; -1: as long as it takes
+        for seconds in (0.0, -1.0):  # to wait for another process; -1: as long as it takes
             make = partial(_worker, folder, progress.note, seconds)
             done = list(engine.run(make, waiting, advance))
             waiting = [group for group, is_done in zip(waiting, done, strict=True) if not is_done]

@@ -24,6 +24,7 @@ from tamis.methods import REPRESENTATIONS
 from tamis.model.load import ModelSource, empty_model
 from tamis.pipeline import Pipeline
 from tamis.progress import Advance, Progress
+from tamis.settings import home
 from tamis.store.files import put, size
 
 
@@ -111,17 +112,21 @@ class Spending:
         def read(stage: str) -> Measured:
             return self._read(_key(about, stage))
 
-        parameters = n_parameters(run.inputs.source) if name in ("gradient", "rds", "loss", "perplexity", "ifd") else 0
+        parameters: int | None = 0
+        if name == "embed":
+            parameters = n_encoder_parameters(run.config.represent.encoder)
+        elif name is not None and REPRESENTATIONS[name].makes != "scores":
+            parameters = n_parameters(run.inputs.source)
         backward = 6 if run.config.warmup.tuning == "full" else 4
         if name == "gradient":
             warm = read("warm up")
             folder = run.checkpoints[0].folder.parent
-            found["warm up"] = _line([warm], backward * parameters * warm.total, size(folder))
+            found["warm up"] = _line([warm], backward * n_parameters(run.inputs.source) * warm.total, size(folder))
         if name is not None and REPRESENTATIONS[name].makes != "scores":
             rows = run.pool_rows
             parts = [read(f"pool features {k}/{len(rows.stores)}") for k in range(1, len(rows.stores) + 1)]
-            per_token = (backward if name == "gradient" else 2) * parameters
-            flops = None if name == "embed" else per_token * sum(part.total for part in parts)
+            per_token = backward if name == "gradient" else 2
+            flops = None if parameters is None else per_token * parameters * sum(part.total for part in parts)
             found["represent"] = _line(parts, flops, sum(size(store.folder) for store in rows.stores))
         if name is not None:
             found["score"] = _line([read("score")], 0, None)
@@ -167,6 +172,25 @@ def n_parameters(source: ModelSource) -> int:
 
     with torch.device("meta"):
         model: Any = empty_model(source)
-    inside = model.get_input_embeddings().weight
-    tied = model.config.tie_word_embeddings
-    return int(sum(p.numel() for p in model.parameters()) - (0 if tied else inside.numel()))
+    return _n_multiplied(model, tied=bool(model.config.tie_word_embeddings))
+
+
+@cache
+def n_encoder_parameters(encoder: str) -> int | None:
+    """The same of a sentence encoder's transformer; None where its folder or hub page tells no size."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        make: Any = AutoModel.from_config
+        config = AutoConfig.from_pretrained(str(home(encoder)))
+        with torch.device("meta"):
+            model = make(config)
+    except (OSError, ValueError):
+        return None
+    return _n_multiplied(model, tied=False)
+
+
+def _n_multiplied(model: Any, *, tied: bool) -> int:
+    looked_up = 0 if tied else model.get_input_embeddings().weight.numel()
+    return int(sum(p.numel() for p in model.parameters()) - looked_up)
