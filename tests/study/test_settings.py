@@ -107,3 +107,8 @@ def test_its_yaml_runs_it_again_from_anywhere(tmp_path: Path, monkeypatch: pytes
 def test_what_cannot_be_studied(given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         study(**given)
+
+
+def test_the_example_is_a_study() -> None:
+    config = load_study(Path(__file__).parents[2] / "examples" / "study.yaml", {})
+    assert len(config.study.methods) == 6
