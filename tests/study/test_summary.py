@@ -1,6 +1,8 @@
 """What follows from a study's numbers: known answers, made up by hand, and what is said where pieces are missing."""
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,16 @@ def test_headline() -> None:
         "Test loss: on 1 of 2 targets less beats random at every budget (t1); on t2 no difference to random was shown."
     )
     assert "Query loss grows with distance: with gradient on 1 of 1 target, rds on 0 of 1 target (falls on 1)." in said
+
+
+@pytest.mark.parametrize(("loss", "alone"), [(0.0, ": their length alone does as much."), (9.0, ".")])
+def test_headline_says_what_length_alone_does(loss: float, alone: str) -> None:
+    study = made_study()
+    randoms = study.results[study.results["method"] == "random"]
+    matched = randoms.assign(method="random length-matched", test_loss=loss, target_loss=loss)
+    study = replace(study, results=pd.concat([study.results, matched], ignore_index=True))
+    [said] = [line for line in headline(study, summarise(study)) if line.startswith("Test loss:")]
+    assert re.search(rf"Random rows of the same lengths rank \d\.\d{re.escape(alone)}$", said)
 
 
 @pytest.mark.parametrize(

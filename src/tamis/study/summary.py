@@ -9,7 +9,7 @@ import pandas as pd
 from tamis.study import budgets, comparisons, costs, quantiles
 from tamis.study.budgets import ALL, IN_ONE_SPACE, MEASURES, OF_ANY_SIZE, PLACE, QUERY_LOSS, SCORE, TEST_LOSS
 from tamis.study.comparisons import BETTER, NOT_SHOWN, NOT_TESTED, WORSE
-from tamis.study.tables import BASELINES, BUDGET, RANDOM, Results
+from tamis.study.tables import BASELINES, BUDGET, LENGTH_MATCHED, RANDOM, Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,9 @@ def _on_budgets(summary: Summary) -> Iterator[str]:
             said += (
                 f" It ranks best of {len(names)} methods: {ranked[best]:.1f} on average, random {ranked[RANDOM]:.1f}."
             )
+        if best in ranked and LENGTH_MATCHED in ranked:
+            alone = ": their length alone does as much" if ranked[LENGTH_MATCHED] <= ranked[best] else ""
+            said += f" Random rows of the same lengths rank {ranked[LENGTH_MATCHED]:.1f}{alone}."
         yield said
     if len(summary.means) and not len(tested):
         yield "No method can be compared with random picks: the study has none of the same budget."
