@@ -11,13 +11,14 @@ from tamis.similarity import load_similarity
 from tamis.store import FeatureStore
 from tamis.store.files import list_shards, set_aside
 from tamis.store.recipe import NAME
+from tamis.store.records import FOLDERS, read_record
 
 
 def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
     """Number of whole files, and the damaged ones with the reason.
 
-    Damaged shards and similarities are set aside, to be computed again. Of a store whose recipe is damaged or gone the
-    recipe is named, and its shards are neither checked nor counted.
+    Damaged shards, similarities, picks and cells are set aside, to be computed again. Of a store whose recipe is
+    damaged or gone the recipe is named, and its shards are neither checked nor counted.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a workspace (default .tamis) or a feature store")
@@ -27,7 +28,8 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
     matrices = sorted(
         path for path in folder.rglob("*.npy") if path.parent.name == "similarity" and path.name[0] != "."
     )
-    if not (stores or checkpoints or matrices):
+    records = sorted(path for path in folder.rglob("*.json") if path.parent.name in FOLDERS and path.name[0] != ".")
+    if not (stores or checkpoints or matrices or records):
         raise InputError(f"{folder}: nothing here that tamis keeps (no {NAME}, checkpoint.json or similarity)")
     n_whole = 0
     damaged: list[tuple[Path, str]] = []
@@ -51,5 +53,11 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
             load_similarity(path)
             n_whole += 1
         except (DamagedError, InputError) as error:
+            damaged.append((set_aside(path), str(error)))
+    for path in records:
+        try:
+            read_record(path)
+            n_whole += 1
+        except DamagedError as error:
             damaged.append((set_aside(path), str(error)))
     return n_whole, damaged

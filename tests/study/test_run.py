@@ -27,6 +27,7 @@ from tamis.study import tables
 from tamis.study.distances import mean_nearest, wasserstein
 from tamis.study.run import Study
 from tamis.study.settings import load_study
+from tamis.verify import verify_folder
 
 Cli = Callable[..., Any]
 TRAINING = {
@@ -47,6 +48,7 @@ GRID = {
     "study.quantile": {"representations": ["rds"], "bins": 3, "rows": 4},
 }
 # zero-shot, full pool with one seed; at each of 2 budgets 3 methods and 3 baselines, with 2 seeds; 3 bins with 2 seeds
+QUERY = "the query rows' file"
 N_CELLS = 1 + 1 + 2 * 6 * 2 + 3 * 2
 
 
@@ -236,11 +238,15 @@ def test_targets_share_a_training(grid: dict[str, Any], again: Callable[..., tup
 
 
 def test_a_damaged_cell_is_named(grid: dict[str, Any], done: Path, again: Any, tmp_path: Path) -> None:
-    cell = next((tmp_path / "ws" / "cells").glob("*.json"))
-    cell.write_text(cell.read_text().replace("1", "2", 1))
-    with pytest.raises(DamagedError, match=cell.name):
-        again(grid)
-    cell.unlink()
+    for name in ("cells", "selections"):
+        path = next((tmp_path / "ws" / name).glob("*.json"))
+        path.write_text(path.read_text().replace("1", "2", 1))
+        with pytest.raises(DamagedError, match=path.name):
+            again(grid)
+        n_whole, [(aside, reason)] = verify_folder(tmp_path / "ws")
+        assert n_whole > n_kept(done)
+        assert aside == path.with_name(path.name + ".damaged")
+        assert "its checksum is another" in reason
     out, _ = again(grid)
     assert (out / "results.csv").read_bytes() == (done / "out" / "results.csv").read_bytes()
 
@@ -293,6 +299,7 @@ def test_an_interrupted_study_says_that_its_report_is_a_part(
         Study(load_study(None, small), stopped).run(tmp_path / "out")
     found = tables.read(tmp_path / "out")
     assert found.manifest["n_pending"] == 10 - len(found.results) > 0
+    assert f"Partial: {len(found.results)} of 10 cells are finished" in (tmp_path / "out" / "report.html").read_text()
 
 
 # ---- what cannot be --------------------------------------------------------------------------------------------------
@@ -312,13 +319,14 @@ def test_a_folder_of_something_else_is_left_alone(grid: dict[str, Any], tmp_path
     ("changes", "said"),
     [
         ({"evaluate.max_new_tokens": 96}, "max_new_tokens"),
-        ({"study.targets": {"a": {"query": __file__, "test": "none.jsonl"}}}, "none.jsonl: no such file"),
+        ({"study.targets": {"a": {"query": QUERY, "test": "none.jsonl"}}}, "none.jsonl: no such file"),
         ({"study.quantile": {"representations": ["rds"], "bins": 3, "rows": 9}}, "6 a bin, expected at least"),
     ],
 )
 def test_what_cannot_be_run_is_known_before_any_training(
     grid: dict[str, Any], done: Path, tmp_path: Path, recorder: Any, changes: dict[str, Any], said: str
 ) -> None:
+    changes = json.loads(json.dumps(changes).replace(QUERY, grid["study.targets"]["few"]["query"]))
     shutil.copytree(done / "ws", tmp_path / "ws", ignore=shutil.ignore_patterns("cells"))
     shown = recorder()
     with pytest.raises(InputError, match=said):

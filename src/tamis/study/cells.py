@@ -5,7 +5,6 @@ their order, the rows it is tested on and how. A killed study goes on from the l
 study that are the same are found. Several processes may work at one study: each takes what none is at work on.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -21,14 +19,13 @@ from torch import nn
 
 from tamis.data.pool import Pool
 from tamis.engine import Engine
-from tamis.errors import DamagedError
 from tamis.evaluating import Evaluation, evaluate
 from tamis.finetuning import Training
 from tamis.inputs import Inputs, digest
 from tamis.model.load import load_base
 from tamis.progress import Advance, Progress
 from tamis.settings import EvaluateConfig
-from tamis.store.files import put
+from tamis.store.records import read_record, write_record
 from tamis.study.selecting import Chosen
 
 
@@ -144,7 +141,8 @@ def _run_group(group: Sequence[Cell], folder: Path, advance: Advance, note: Call
         found = evaluate(model, cell.learner, cell.testing.query, cell.testing.test, cell.testing.config, cell.seed)
         seconds, start = time.perf_counter() - start, time.perf_counter()
         steps = cell.training.extent[1] if cell.training else 0
-        _write(_path(folder, cell), _result(found, steps, train_seconds, seconds))
+        result = _result(found, steps, train_seconds, seconds)
+        write_record(_path(folder, cell), {name: getattr(result, name) for name in Result.__slots__})
 
 
 def _model(cell: Cell, advance: Advance, note: Callable[[str], None]) -> nn.Module:
@@ -174,25 +172,10 @@ def _path(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell.name}.json"
 
 
-def _write(path: Path, result: Result) -> None:
-    fields: dict[str, Any] = {name: getattr(result, name) for name in Result.__slots__}
-    text = json.dumps(fields)
-    put(path, (json.dumps({"digest": digest(text), **fields}) + "\n").encode())
-
-
 def read_result(cell: Cell, folder: Path) -> Result | None:
     """The result of a cell, where it is there. DamagedError unless it is as it was written."""
     path = _path(folder, cell)
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        written = fields.pop("digest")
-        if written != digest(json.dumps(fields)):
-            raise ValueError("it was changed since it was written")
-        return Result(**fields)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedError(f"{path}: cannot be used ({error}); remove it, and run the study again") from error
+    return Result(**read_record(path)) if path.exists() else None
 
 
 def results(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Result]]:

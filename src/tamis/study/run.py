@@ -31,6 +31,7 @@ from tamis.progress import Progress
 from tamis.store.files import put
 from tamis.study import tables
 from tamis.study.cells import Cell, Result, Testing, results, run_cells
+from tamis.study.page import write_report
 from tamis.study.selecting import Chosen, Selecting
 from tamis.study.settings import StudyConfig
 from tamis.study.spending import Spending, n_parameters
@@ -56,11 +57,10 @@ class Study:
         folder = self.workspace / "cells"
         try:
             run_cells(cells, folder, self.spending, self.engine)
-        finally:  # what is there is worth a look, though it says that it is a part
+        finally:  # of an interrupted study too: what is there is worth a look, and says that it is a part
             self.write(out, cells, list(results(cells, folder)))
-        from tamis.study.page import write_report
-
-        return write_report(out)
+            said = write_report(out)
+        return said
 
     # ---- cells -----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """The training sets of a study: each method's picks at each budget, the baselines', bins of the pool by distance."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from tamis.methods import REPRESENTATIONS, SELECTORS, parse_method
 from tamis.pipeline import Pipeline
 from tamis.scoring import Similarity
 from tamis.selectors import round_robin
-from tamis.store.files import put
+from tamis.store.records import read_record, write_record
 from tamis.study.distances import Distances, objective, of_subset
 from tamis.study.settings import StudyConfig
 from tamis.study.spending import Spending
@@ -92,19 +91,18 @@ class Selecting:
         """The picks of a run, made once; where they are found again, no selector runs."""
         path = run.workspace / "selections" / f"{_name(run)}.json"
         if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_record(path)
             by_id = {example.id: example for example in run.candidates}
             examples = [by_id[id_] for id_ in kept["ids"]]
             return Chosen("", "", examples, kept["weights"], kept["scores"], kept["taken_by"])
         selection: Selection = run.pick()
-        path.parent.mkdir(parents=True, exist_ok=True)
         columns = {
             "ids": selection.ids,
             "weights": selection.weights,
             "scores": selection.scores,
             "taken_by": selection.taken_by,
         }
-        put(path, (json.dumps(columns) + "\n").encode())
+        write_record(path, columns)
         return Chosen("", "", selection.examples, selection.weights, selection.scores, selection.taken_by)
 
     def _length_matched(self, budget: str, seed: int) -> Chosen:
