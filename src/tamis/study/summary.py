@@ -87,7 +87,7 @@ def _on_budgets(summary: Summary) -> Iterator[str]:
             alone = ": their length alone does as much" if ranked[LENGTH_MATCHED] <= ranked[best] else ""
             said += f" Random rows of the same lengths rank {ranked[LENGTH_MATCHED]:.1f}{alone}."
         yield said
-    if len(summary.means) and not len(tested):
+    if not summary.means["method"].isin(BASELINES).all() and not len(tested):
         yield "No method can be compared with random picks: the study has none of the same budget."
 
 
@@ -188,7 +188,7 @@ def caveats(study: Results, summary: Summary) -> list[str]:
     n_few = summary.differences.loc[summary.differences["how"] == comparisons.BY_EXAMPLES, "n"].min()
     if len(summary.differences) and n_few < 30:
         said.append(f"A target has {int(n_few)} test examples: the bootstrap over so few says little.")
-    if len(rows) and not len(summary.equal_tokens):
+    if len(sized) and not rows["n_tokens"].notna().any():
         said.append("Supervised tokens are not known: methods are compared at equal examples only.")
     if not rows[SCORE].notna().any() and len(rows):
         said.append("No task metric: only losses are compared.")
