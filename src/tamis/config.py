@@ -85,6 +85,7 @@ class Config(Stage):
             ("warmup", "checkpoints"),
             ("represent", "encoder"),
             ("pick", "similarity"),
+            ("finetune", "model"),
             ("evaluate", "adapter"),
             ("evaluate", "include_path"),
         )
@@ -202,7 +203,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, value
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield key, name
+            yield key, str(name)
             yield from _texts(item, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         for item in value:

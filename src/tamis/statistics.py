@@ -17,6 +17,9 @@ CONFIDENCE = 0.95
 N_DRAWS = 10_000
 _N_EXACT = 7  # up to 7! = 5,040 orders all are tried
 _DRAWN_AT_ONCE = 4_000_000  # counts of examples held in memory together: 32 MB
+_ROUNDING = 1e-12  # spread below this share of the values is no spread
+_LEAST_P = 1e-15  # that is solved for
+ONE_SEED = "one seed on a side, so only these two trained models could be compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """mean(a) − mean(b), its interval, and the two-sided p-value of no difference; `n`: examples, or seeds of a."""
+    """mean(a) − mean(b), its interval, and the two-sided p-value of no difference; `n`: examples, or seeds of a.
+
+    Where p is NaN, `note` is why nothing was tested.
+    """
 
     difference: float
     low: float
@@ -99,22 +105,58 @@ def welch(a: Numbers, b: Numbers, confidence: float = CONFIDENCE) -> Difference:
 
     NaNs are left out. With one seed on a side, or no variance on either, nothing is tested, and the note says so.
     """
-    from scipy.stats import t
-
     one, other = (x[~np.isnan(x)] for x in (np.asarray(a, np.float64).ravel(), np.asarray(b, np.float64).ravel()))
     if not len(one) or not len(other):
-        return Difference(math.nan, math.nan, math.nan, math.nan, len(one), "nothing to compare")
+        return Difference(math.nan, math.nan, math.nan, math.nan, len(one), "no value on a side")
     difference = float(one.mean() - other.mean())
     if min(len(one), len(other)) < 2:
-        return Difference(difference, math.nan, math.nan, math.nan, len(one), "one seed: not tested")
-    if np.ptp(one) == np.ptp(other) == 0:
-        return Difference(difference, math.nan, math.nan, math.nan, len(one), "equal over all seeds: not tested")
-    squares = one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)
-    error = math.sqrt(sum(squares))
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / (len(one) - 1) + squares[1] ** 2 / (len(other) - 1))
-    half = float(t.ppf((1 + confidence) / 2, freedom)) * error
-    p = 2 * float(t.sf(abs(difference) / error, freedom))
+        return Difference(difference, math.nan, math.nan, math.nan, len(one), ONE_SEED)
+    seeds = _of_seeds([one, other], max(_size(one), _size(other)))
+    if not seeds[0]:
+        return Difference(difference, math.nan, math.nan, math.nan, len(one), "equal over all seeds")
+    half, p = _tested(difference, [seeds], confidence)
     return Difference(difference, difference - half, difference + half, p, len(one))
+
+
+def _of_seeds(sides: Sequence[np.ndarray], size: float) -> tuple[float, float]:
+    """Variance of mean(a) − mean(b), Σ s²/n, and its degrees of freedom, Σ² / Σ ((s²/n)² / (n − 1)) (Welch, 1947)."""
+    parts = [(_variance(x, size) / len(x), len(x) - 1) for x in sides]
+    total = sum(part for part, _ in parts)
+    return total, total**2 / sum(part**2 / own for part, own in parts) if total else math.nan
+
+
+def _tested(difference: float, parts: Sequence[tuple[float, float]], confidence: float) -> tuple[float, float]:
+    """Half the interval, and p, of a difference whose variance is the sum of independent parts.
+
+    Parts: variance and its degrees of freedom, one above 0 at least. Half is √(Σ t_ν² v), and p is where it reaches the
+    difference (Banerjee, Sankhyā 22, 1960): never too short, however large which part is. One t with degrees of freedom
+    for the sum (Satterthwaite) is, far out, where corrected p-values are: few seeds may look alike by chance.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import stdtr, stdtrit
+
+    known = [(math.sqrt(variance), freedom) for variance, freedom in parts if variance]
+
+    def half(p: float) -> float:
+        return math.hypot(*(error * float(stdtrit(freedom, p / 2)) for error, freedom in known))
+
+    error = math.hypot(*(error for error, _ in known))
+    # If all of the variance had the most, or the fewest, degrees of freedom of a part: p is in between
+    ps = [2 * float(stdtr(freedom, -abs(difference) / error)) for _, freedom in known]
+    low, high = max(min(ps), _LEAST_P), max(ps)
+    if high > low:
+        high = math.exp(brentq(lambda log_p: half(math.exp(log_p)) - abs(difference), math.log(low), math.log(high)))
+    return half(1 - confidence), high
+
+
+def _size(values: np.ndarray) -> float:
+    return float(np.abs(values).max())
+
+
+def _variance(values: np.ndarray, size: float) -> float:
+    """s² of values; 0 where they differ by no more than rounding of numbers of this size."""
+    variance = float(values.var(ddof=1))
+    return variance if math.sqrt(variance) > _ROUNDING * size else 0.0
 
 
 # ---- rank correlation ----------------------------------------------------------------------------------------------
@@ -172,33 +214,18 @@ def _permutation_p(x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int)
 # ---- over test examples --------------------------------------------------------------------------------------------
 
 
-def paired_bootstrap(
-    a: np.ndarray, b: np.ndarray, n_draws: int = N_DRAWS, seed: int = 0, *, seeds_too: bool = False
-) -> Difference:
-    """mean(a) − mean(b) over the same test examples, which are drawn anew with replacement.
+def resampled_means(
+    values: Float[np.ndarray, "row example"], n_draws: int = N_DRAWS, seed: int = 0
+) -> Float[np.ndarray, "means row"]:
+    """Means of each row: first over its examples, then over `n_draws` sets of them drawn with replacement.
 
-    a, b        losses, [example] or [seed, example]; the seeds may differ in number, and are averaged over
-    seeds_too   draw the seeds anew as well, each side its own; see `resampled_difference`
-
-    The interval is of percentiles; p = 2 min(P(draw ≤ 0), P(draw ≥ 0)), counted with one draw more on each side, so it
-    is never below 2 / (n_draws + 1). ValueError for numbers of examples that differ, or a NaN.
+    The draws are the same for every row, so rows stay paired. ValueError for no example, or a NaN.
     """
-    one, other = np.atleast_2d(np.asarray(a, np.float64)), np.atleast_2d(np.asarray(b, np.float64))
-    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or not one.size or not other.size:
-        raise ValueError(f"expected losses of the same examples, got shapes {one.shape} and {other.shape}")
-    means = resampled_means(np.vstack([one, other]), n_draws, seed)
-    n_seeds = len(one)
-    difference = resampled_difference(means[:, :n_seeds], means[:, n_seeds:], seed, seeds_too=seeds_too)
-    return difference_of_draws(float(one.mean() - other.mean()), difference, one.shape[1])
-
-
-def resampled_means(values: Float[np.ndarray, "row example"], n_draws: int, seed: int) -> Float[np.ndarray, "draw row"]:
-    """Means of each row over examples drawn with replacement: the same draws for every row, so rows stay paired."""
-    if np.isnan(values).any():
-        raise ValueError("expected a loss for every example, got NaN")
+    if not values.size or np.isnan(values).any():
+        raise ValueError(f"expected a value for every example, got shape {values.shape} or NaN")
     rng = np.random.default_rng(seed)
     n = values.shape[1]
-    means = []
+    means = [values.mean(axis=1)[None]]
     at_once = max(1, _DRAWN_AT_ONCE // n)
     for first in range(0, n_draws, at_once):
         n_here = min(at_once, n_draws - first)
@@ -208,32 +235,42 @@ def resampled_means(values: Float[np.ndarray, "row example"], n_draws: int, seed
     return np.concatenate(means)
 
 
-def resampled_difference(
-    a: Float[np.ndarray, "draw seed_a"], b: Float[np.ndarray, "draw seed_b"], seed: int, *, seeds_too: bool
-) -> Float[np.ndarray, " draw"]:
-    """Draws of mean(a) − mean(b) over seeds, from `resampled_means`.
+def paired_difference(
+    a: Float[np.ndarray, "means seed_a"],
+    b: Float[np.ndarray, "means seed_b"],
+    n_examples: int,
+    confidence: float = CONFIDENCE,
+) -> Difference:
+    """mean(a) − mean(b) over seeds and over the same test examples, both being samples of those there could be.
 
-    With `seeds_too` each draw takes seeds anew as well. So few seeds drawn with replacement vary less than their mean
-    does, by (n − 1) / n: their weights are stretched about 1/n by √(n / (n − 1)), which gives the mean's own variance.
-    A single seed stays as it is.
+    a, b    `resampled_means` of the seeds of each side, by the same draws of `n_examples` examples
+
+    Its variance is the sum of the examples' (the paired bootstrap: that of the draws, seeds averaged, times n/(n−1); n − 1
+    degrees of freedom) and the seeds' (s²/n of each side's means over all examples; Welch's), tested as in `_tested`.
+    What seed and example do together is counted in both, which errs to the safe side. Drawing seeds anew instead would
+    not do: two or three say nothing of their tails.
+
+    With one seed on a side nothing is tested, and the interval is that of these two models over examples; nor with one
+    example, or where nothing varies. ValueError for draws that differ in number.
     """
-    if not seeds_too:
-        return np.asarray(a.mean(axis=1) - b.mean(axis=1))
-    rng = np.random.default_rng([seed, 1])
-    sides = []
-    for means in (a, b):
-        n = means.shape[1]
-        stretch = math.sqrt(n / (n - 1)) if n > 1 else 0.0
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=len(means)) / n
-        sides.append(((1 / n + (weights - 1 / n) * stretch) * means).sum(axis=1))
-    return np.asarray(sides[0] - sides[1])
-
-
-def difference_of_draws(difference: float, draws: Float[np.ndarray, " draw"], n: int) -> Difference:
-    """A difference with the interval and p-value its draws give, as in `paired_bootstrap`."""
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    fewer = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return Difference(difference, float(low), float(high), min(1.0, 2 * (fewer + 1) / (len(draws) + 1)), n)
+    if len(a) != len(b):
+        raise ValueError(f"expected the same draws on both sides, got {len(a)} and {len(b)}")
+    difference, size = float(a[0].mean() - b[0].mean()), max(_size(a[0]), _size(b[0]))
+    if n_examples < 2:
+        return Difference(difference, math.nan, math.nan, math.nan, n_examples, "one test example")
+    one_seed = min(a.shape[1], b.shape[1]) < 2
+    drawn = _variance(a[1:].mean(axis=1) - b[1:].mean(axis=1), size)
+    examples = drawn * n_examples / (n_examples - 1), n_examples - 1
+    seeds = (0.0, math.nan) if one_seed else _of_seeds([a[0], b[0]], size)
+    if not examples[0] and not seeds[0]:
+        note = ONE_SEED if one_seed else "equal over all seeds, as the difference is over all examples"
+        return Difference(difference, math.nan, math.nan, math.nan, n_examples, note)
+    half, p = _tested(difference, [examples, seeds], confidence)
+    low, high = difference - half, difference + half
+    if one_seed:
+        return Difference(difference, low, high, math.nan, n_examples, ONE_SEED)
+    note = "" if seeds[0] else "equal over all seeds: tested over examples alone"
+    return Difference(difference, low, high, p, n_examples, note)
 
 
 # ---- over targets, and over comparisons ----------------------------------------------------------------------------

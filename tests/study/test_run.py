@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tamis.config import load_config
-from tamis.errors import DamagedError, InputError
+from tamis.errors import DamagedError, InputError, ModelError
 from tamis.evaluation.loss import losses
 from tamis.finetuning import Training, training_rows
 from tamis.inputs import Inputs
@@ -26,6 +26,7 @@ from tamis.selectors import round_robin
 from tamis.study import tables
 from tamis.study.distances import mean_nearest, wasserstein
 from tamis.study.run import Study
+from tamis.study.selecting import length_matched
 from tamis.study.settings import load_study
 from tamis.verify import verify_folder
 
@@ -153,7 +154,7 @@ def test_baselines_are_what_they_are_called(done: Path, grid: dict[str, Any]) ->
     picks = pd.read_parquet(done / "out" / "picks.parquet").query("experiment == 'budget'")
     config = load_study(None, grid)
     for seed in (0, 1):
-        by_hand = Pipeline(config.run("model", "few", "6", "random", seed)).pick()
+        by_hand = Pipeline(config.run("model", "few", "6", "random", seed, plain=True)).pick()
         assert list(picks.query(f"method == 'random' and budget == '6' and seed == {seed}")["id"]) == by_hand.ids
         balanced = picks.query(f"method == 'random balanced' and budget == '6' and seed == {seed}")
         assert set(balanced["source"].value_counts()) == {2}
@@ -161,7 +162,9 @@ def test_baselines_are_what_they_are_called(done: Path, grid: dict[str, Any]) ->
 
 
 def test_bins_are_round_robins_order_with_its_distances(done: Path, grid: dict[str, Any]) -> None:
-    run = Pipeline(load_study(None, {**grid, "workspace": str(done / "ws")}).run("model", "few", method="rds"))
+    run = Pipeline(
+        load_study(None, {**grid, "workspace": str(done / "ws")}).run("model", "few", method="rds", plain=True)
+    )
     scored = run.score()
     order = round_robin(scored.values, n_examples=len(scored.pool)).indices
     picks = pd.read_parquet(done / "out" / "picks.parquet").query("experiment == 'quantile'")
@@ -225,6 +228,77 @@ def test_a_setting_of_the_training_makes_other_cells(
     assert any(note.startswith("cells: 0 found, 2 to compute") for note in shown.notes)
     _, shown = again(grid, **less)
     assert any(note.startswith("cells: 2 found, 0 to compute") for note in shown.notes)
+
+
+def test_a_method_may_train_in_its_own_way(
+    grid: dict[str, Any], again: Callable[..., tuple[Path, Any]], done: Path
+) -> None:
+    methods = {"bm25": {}, "short": {"pick.method": "bm25", "finetune.epochs": 1}}
+    out, _ = again(grid, study__methods=methods, study__baselines=[], study__quantile=None, study__budgets=["6"])
+    steps = table(out).groupby("method")["n_steps"].agg(set)
+    assert steps.to_dict() == {"bm25": {4}, "short": {2}}
+    assert list(pd.read_parquet(out / "picks.parquet").groupby("method")["id"].agg(list)["short"]) == list(
+        pd.read_parquet(done / "out" / "picks.parquet").query("method == 'bm25' and budget == '6'")["id"]
+    )
+
+
+def test_another_answer_key_is_another_test(grid: dict[str, Any], again: Any, tmp_path: Path) -> None:
+    few = grid["study.targets"]["few"]
+    small = {"study__methods": [], "study__baselines": ["zero-shot"], "study__quantile": None}
+    for number, answers in enumerate((["nothing"], ["nothing", "else"])):
+        row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
+        (tmp_path / "test.jsonl").write_text(json.dumps({**row, "meta": {"answers": answers}}))
+        shutil.rmtree(tmp_path / "ws", ignore_errors=True) if not number else None
+        _, shown = again(grid, **small, study__targets={"few": {**few, "test": str(tmp_path / "test.jsonl")}})
+        assert any(note.startswith("cells: 0 found, 1 to compute") for note in shown.notes)
+
+
+def test_included_rows_are_known_by_what_the_file_says(grid: dict[str, Any], again: Any, tmp_path: Path) -> None:
+    methods = {"with": {"pick.method": "bm25", "pick.include": str(tmp_path / "ids.txt")}}
+    for name in ("p5", "p6"):
+        (tmp_path / "ids.txt").write_text(name)
+        out, _ = again(
+            grid,
+            study__methods=methods,
+            study__baselines=[],
+            study__quantile=None,
+            study__budgets=["4"],
+            study__seeds=[0],
+        )
+        assert pd.read_parquet(out / "picks.parquet")["row_id"][0] == name
+
+
+def test_a_training_that_fails_does_not_keep_others_from_theirs(
+    grid: dict[str, Any], again: Any, tmp_path: Path
+) -> None:
+    methods = {"bm25": {}, "wild": {"pick.method": "bm25", "finetune.learning_rate": 1e20}}
+    with pytest.raises(
+        ModelError,
+        match=r"2 trainings failed, and (.*) is of the others; the first: wild 4, seed 0, model: the loss is nan",
+    ):
+        again(grid, study__methods=methods, study__baselines=[], study__quantile=None, study__budgets=["4"])
+    found = tables.read(tmp_path / "out")
+    assert set(found.results["method"]) == {"bm25"}
+    assert found.manifest["n_pending"] == 2
+
+
+def test_an_interrupt_while_selecting_stops_at_once(grid: dict[str, Any], tmp_path: Path, recorder: Any) -> None:
+    stopped = recorder(("warm up", 1))
+    with pytest.raises(KeyboardInterrupt):
+        Study(load_study(None, {**grid, "workspace": str(tmp_path / "ws")}), stopped).run(tmp_path / "out")
+    assert stopped.stages == ["warm up"]
+
+
+def test_rows_are_as_long_as_those_wanted() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(4, 1, 10_000).astype(np.int64)
+    longest, some = np.sort(lengths)[-100:], rng.choice(lengths, 300)
+    for wanted in (longest, some, np.array([5, 5, 5])):
+        taken = length_matched(lengths, wanted, seed=1)
+        assert len(set(taken)) == len(wanted)
+        assert np.abs(np.mean(lengths[taken]) / np.mean(wanted) - 1) < 0.25
+        assert list(taken) == list(length_matched(lengths, wanted, seed=1)) != list(length_matched(lengths, wanted, 2))
+    assert sorted(length_matched(np.array([3, 1, 2]), np.array([9, 9, 9]), 0)) == [0, 1, 2]
 
 
 def test_targets_share_a_training(grid: dict[str, Any], again: Callable[..., tuple[Path, Any]]) -> None:
@@ -319,6 +393,7 @@ def test_a_folder_of_something_else_is_left_alone(grid: dict[str, Any], tmp_path
     ("changes", "said"),
     [
         ({"evaluate.max_new_tokens": 96}, "max_new_tokens"),
+        ({"study.targets": {"a": {"query": QUERY, "test": QUERY}}}, "3 rows stand among query and test rows"),
         ({"study.targets": {"a": {"query": QUERY, "test": "none.jsonl"}}}, "none.jsonl: no such file"),
         ({"study.quantile": {"representations": ["rds"], "bins": 3, "rows": 9}}, "6 a bin, expected at least"),
     ],

@@ -48,7 +48,7 @@ def test_a_run_has_the_studys_settings_and_its_variants() -> None:
 
 
 def test_every_target_protects_the_rows_of_all() -> None:
-    runs = [study().run("tiny", target, method="random") for target in TARGETS]
+    runs = [study().run("tiny", target, method="random", plain=True) for target in TARGETS]
     assert runs[0].data.evaluation == runs[1].data.evaluation == ["a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"]
 
 
@@ -66,9 +66,21 @@ def test_models_by_name_alone() -> None:
 
 def test_its_yaml_runs_it_again_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = study(study__methods=["less", "bm25"], study__budgets=[5, "2%"], study__seeds=[4])
+    for folder in ("m/tiny", "m/large"):
+        (tmp_path / folder).mkdir(parents=True)
+    config = study(
+        study__methods={"less": {}, "some": {"pick": {"method": "bm25", "include": "ids.txt"}}},
+        study__models=["m/tiny", "m/large"],
+        study__budgets=[5, "2%"],
+        study__seeds=[4],
+        finetune__model="m/large",
+    )
     text = config.to_yaml()
     assert yaml.safe_load(text)["study"]["targets"]["sums"]["query"] == [str(tmp_path / "a.jsonl")]
+    methods, models = (yaml.safe_load(text)["study"][group] for group in ("methods", "models"))
+    assert methods["some"] == {"pick.method": "bm25", "pick.include": [str(tmp_path / "ids.txt")]}
+    assert models["large"] == {"model.name": str(tmp_path / "m" / "large")}
+    assert yaml.safe_load(text)["finetune"]["model"] == str(tmp_path / "m" / "large")
     monkeypatch.chdir("/")
     (tmp_path / "again.yaml").write_text(text)
     assert load_study(tmp_path / "again.yaml", {}).to_yaml() == text
@@ -98,10 +110,20 @@ def test_its_yaml_runs_it_again_from_anywhere(tmp_path: Path, monkeypatch: pytes
         ({"study__quantile": {"representations": ["rds"]}}, "study.quantile.rows"),
         ({"study__target": {}}, "unknown setting 'study.target'; did you mean 'study.targets'"),
         ({"model__name": None}, "no model given"),
-        (
-            {"study__methods": "less", "pick__options": {"reduce": "max"}, "study__title": "hf_0123456789abcdefgh"},
-            "token",
-        ),
+        ({"study__methods": "less", "study__title": "hf_0123456789abcdefgh"}, "token"),
+        ({"study__models": ["a/tiny", "b/tiny"]}, "two would be called tiny"),
+        ({"study__methods": ["bm25", "bm25"]}, "expected each once, got bm25 again"),
+        ({"study__methods": {"a": {"pick.method": "bm25", "data.limit": 5}}}, "data.limit cannot differ here"),
+        ({"study__methods": {"a": {"pick.method": "bm25", "pick.budget": 5}}}, "pick.budget cannot differ here"),
+        ({"study__methods": {"a": {"pick.method": "bm25", "finetune.model": "x"}}}, "finetune.model cannot differ"),
+        ({"study__methods": {"a": {"pick": {1: 2}}}}, "cannot differ here|Keys should be strings|unknown setting"),
+        ({"study__models": {"a": {"model.name": "x", "evaluate.task": "f1"}}}, "evaluate.task cannot differ here"),
+        ({"study__models": {"a": {"model.name": "x", "pick": {"method": "less"}}}}, "pick.method cannot differ here"),
+        ({"pick__method": "less"}, "pick.method has no effect on a study"),
+        ({"pick__budget": "9"}, "pick.budget has no effect on a study"),
+        ({"evaluate__adapter": "a"}, "evaluate.adapter has no effect on a study"),
+        ({"finetune__merged": True}, "finetune.merged has no effect on a study"),
+        ({"study__methods": "less", "study__length_of": "less"}, "only the baseline random length-matched looks at it"),
     ],
 )
 def test_what_cannot_be_studied(given: dict[str, Any], said: str) -> None:

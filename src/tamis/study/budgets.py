@@ -127,15 +127,16 @@ def _ranks_at(rows: pd.DataFrame, budget: str, measure: str) -> list[dict[str, A
 def equal_tokens(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Each method's measure at the supervised tokens that random had, read off its curve over budgets.
 
-    A seed's curve is linear in log tokens between its budgets, and unknown beyond them. Columns: mean over seeds with
-    interval, and the difference to random there (Welch; one comparison at a time).
+    A seed's curve is linear in log tokens between its budgets, and unknown beyond them: points lie where all seeds of
+    random have one, and a single budget has none. Columns: mean over seeds with interval, and the difference to random
+    there (Welch; one comparison at a time).
     """
     rows = of_kind(rows, BUDGET)
     rows = rows[rows[measure].notna() & (rows["n_tokens"] > 0).fillna(False) & ~rows["method"].isin(OF_ANY_SIZE)]
     made = []
     for place, group in rows.groupby(PLACE, sort=False):
         randoms = group[group["method"] == RANDOM]
-        points = np.unique([float(floats(at["n_tokens"]).mean()) for _, at in randoms.groupby("budget")])
+        points = _points(randoms)
         curves = {method: _curves(group[group["method"] == method], measure, points) for method in methods(group)}
         for number, n_tokens in enumerate(points):
             for method, at in curves.items():
@@ -149,6 +150,15 @@ def equal_tokens(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
                     )
     columns = [*PLACE, "n_tokens", "method", "measure", "value", "low", "high", "n_seeds"]
     return pd.DataFrame(made, columns=[*columns, "difference", "difference_low", "difference_high", "p"])
+
+
+def _points(randoms: pd.DataFrame) -> np.ndarray:
+    """Mean tokens of each of random's budgets, moved into the range that all of its seeds cover."""
+    means = [float(floats(at["n_tokens"]).mean()) for _, at in randoms.groupby("budget")]
+    tokens = randoms.groupby("seed", dropna=False)["n_tokens"]
+    if len(means) < 2 or (low := float(tokens.min().max())) > (high := float(tokens.max().min())):
+        return np.empty(0)
+    return np.unique(np.clip(means, low, high))
 
 
 def _curves(rows: pd.DataFrame, measure: str, points: np.ndarray) -> np.ndarray:

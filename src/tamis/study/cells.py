@@ -19,6 +19,7 @@ from torch import nn
 
 from tamis.data.pool import Pool
 from tamis.engine import Engine
+from tamis.errors import ModelError, TamisError
 from tamis.evaluating import Evaluation, evaluate
 from tamis.finetuning import Training
 from tamis.inputs import Inputs, digest
@@ -27,6 +28,8 @@ from tamis.progress import Advance, Progress
 from tamis.settings import EvaluateConfig
 from tamis.store.records import read_record, write_record
 from tamis.study.selecting import Chosen
+
+_BUSY = "busy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,11 @@ class Testing:
 
     def digest(self) -> str:
         """Of all that the results of a given model depend on."""
-        settings = self.config.model_dump(exclude={"batch_tokens"})
-        return digest(settings, self.query.ids, self.test.ids)
+        if self.config.task == "loss":  # which looks at the conversations alone
+            return digest("loss", self.query.ids, self.test.ids)
+        settings = self.config.model_dump(exclude={"batch_tokens", "limit", "run_code"})
+        answers = [example.line_digest for example in self.test]  # fields beside the conversation may hold them
+        return digest(settings, self.query.ids, self.test.ids, answers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,34 +91,46 @@ class Result:
     evaluate_seconds: float
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress, engine: Engine) -> None:
+def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress, engine: Engine) -> list[str]:
     """Every cell's result into `folder`, those already there passed over; one training for all targets it is tested on.
 
-    Where another process is at work on a training, others come first, and it is waited for at the end.
+    Where another process is at work on a training, others come first, and it is waited for at the end. A training that
+    fails does not keep the others from theirs: a sentence about each is returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting = _by_training(cells, folder)
     n_todo, n_cells = sum(map(len, waiting)), len({cell.name for cell in cells})
     progress.note(f"cells: {n_cells - n_todo:,} found, {n_todo:,} to compute in {len(waiting):,} trainings")
+    failed: list[str] = []
     if not waiting:
-        return
+        return failed
     with progress.stage("fine-tune and test", sum(map(_n_tokens, waiting))) as advance:
         for seconds in (0.0, -1.0):  # to wait for another process; -1: as long as it takes
             make = partial(_worker, folder, progress.note, seconds)
-            done = list(engine.run(make, waiting, advance))
-            waiting = [group for group, is_done in zip(waiting, done, strict=True) if not is_done]
+            said = list(engine.run(make, waiting, advance))
+            failed += [text for text in said if text not in (None, _BUSY)]
+            waiting = [group for group, text in zip(waiting, said, strict=True) if text == _BUSY]
+    return failed
 
 
-def _worker(folder: Path, note: Callable[[str], None], lock_seconds: float) -> Callable[[list[Cell], Advance], bool]:
-    """What computes the cells of one training; False where another process is at work on it."""
+def _worker(
+    folder: Path, note: Callable[[str], None], lock_seconds: float
+) -> Callable[[list[Cell], Advance], str | None]:
+    """What computes the cells of one training; says where it failed, or that another process is at work on it."""
 
-    def work(group: list[Cell], advance: Advance) -> bool:
+    def work(group: list[Cell], advance: Advance) -> str | None:
         try:
             with FileLock(folder / f"{group[0].trained}.lock", timeout=lock_seconds):
                 _run_group(group, folder, advance, note)
         except Timeout:
-            return False
-        return True
+            return _BUSY
+        except TamisError as error:
+            chosen = group[0].chosen
+            place = f" bin {chosen.bin}" if chosen.bin is not None else f" {chosen.budget}" if chosen.budget else ""
+            said = f"{chosen.method}{place}, seed {group[0].seed}, {group[0].model}: {error}"
+            note(said)
+            return said
+        return None
 
     return work
 
@@ -153,6 +171,11 @@ def _model(cell: Cell, advance: Advance, note: Callable[[str], None]) -> nn.Modu
 
 
 def _result(found: Evaluation, n_steps: int, train_seconds: float, evaluate_seconds: float) -> Result:
+    reasons = [reason for reason in (*found.target_reasons, *found.test_reasons) if reason]
+    if diverged := [reason for reason in reasons if reason.startswith("the loss is")]:  # as inf or nan
+        raise ModelError(
+            f"{diverged[0]} on {len(diverged):,} rows: the training diverged; lower finetune.learning_rate"
+        )
     return Result(
         query_losses=_plain(found.target_losses),
         test_losses=_plain(found.test_losses),

@@ -1,48 +1,45 @@
 """Whether a method differs from random picks of the same budget.
 
-Where every cell has losses (or scores) of single test examples, differences are tested by a paired bootstrap over
-examples and seeds, else over seeds alone; `how` says which.
+Where every cell has losses (or scores) of single test examples, differences are tested over examples and seeds, else
+over seeds alone; `how` says which. With one seed on a side nothing is said to be better or worse.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tamis.errors import InputError
-from tamis.statistics import Difference, difference_of_draws, holm, resampled_difference, resampled_means, welch
+from tamis.statistics import Difference, holm, paired_difference, resampled_means, welch
 from tamis.study.budgets import OF_ANY_SIZE, PLACE, QUERY_LOSS, SCORE, budgets, floats, measures, methods, of_kind
 from tamis.study.tables import BUDGET, RANDOM
 
 BETTER, WORSE, NOT_SHOWN, NOT_TESTED = "better than random", "worse than random", "no difference shown", "not tested"
 LEVEL = 0.05
-BY_EXAMPLES, BY_SEEDS = "paired bootstrap over test examples and seeds", "Welch's t-test over seeds"
+BY_EXAMPLES = "paired bootstrap over test examples, and the variance over seeds"
+BY_SEEDS = "Welch's t-test over seeds"
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """By method and budget: means [draw, seed] over test examples drawn anew; first the mean over those there are."""
+    """By method and budget: `resampled_means` [means, seed], all by the same draws."""
 
     means: dict[tuple[str, str], np.ndarray]
     n_examples: int
 
 
 def differences(rows: pd.DataFrame, examples: pd.DataFrame) -> pd.DataFrame:
-    """Each method minus random at the same budget, by measure, with p-values after Holm over all of one measure.
-
-    Draws grow with the comparisons, so that the smallest p-value they can give stays significant after correction.
-    """
+    """Each method minus random at the same budget, by measure, with p-values after Holm over all of one measure."""
     rows = of_kind(rows, BUDGET)
     made: list[dict[str, Any]] = []
     for measure in measures(rows):
-        pairs = list(_pairs(rows))
         drawn: dict[Any, _Drawn | None] = {}
         lines = []
-        for place, budget, method, ours, randoms in pairs:
+        for place, budget, method, ours, randoms in _pairs(rows):
             if place not in drawn:
-                drawn = {place: _draws(examples, place, measure, n_draws=max(10_000, 100 * len(pairs)))}
+                drawn = {place: _draws(examples, place, measure)}
             n_ours, n_randoms = (int(side[measure].notna().sum()) for side in (ours, randoms))
             one = _from_draws(drawn[place], method, budget, n_ours, n_randoms)
             how = BY_EXAMPLES if one else BY_SEEDS
@@ -79,7 +76,7 @@ def _pairs(rows: pd.DataFrame) -> Iterator[tuple[Any, str, str, pd.DataFrame, pd
                     yield place, budget, method, ours, randoms
 
 
-def _draws(examples: pd.DataFrame, place: Any, measure: str, n_draws: int) -> _Drawn | None:
+def _draws(examples: pd.DataFrame, place: Any, measure: str) -> _Drawn | None:
     """None where no test example has a value in every cell."""
     if measure == QUERY_LOSS or not len(examples):
         return None
@@ -95,7 +92,7 @@ def _draws(examples: pd.DataFrame, place: Any, measure: str, n_draws: int) -> _D
     if not table.size:
         return None
     array = table.to_numpy(np.float64)
-    drawn = np.vstack([array.mean(axis=1), resampled_means(array, n_draws, seed=0)])
+    drawn = resampled_means(array)
     cells: dict[tuple[str, str], list[int]] = {}
     for number, (method, budget, _) in enumerate(table.index):
         cells.setdefault((method, budget), []).append(number)
@@ -108,6 +105,4 @@ def _from_draws(drawn: _Drawn | None, method: str, budget: str, n_ours: int, n_r
     ours, randoms = sides
     if drawn is None or ours is None or randoms is None or (ours.shape[1], randoms.shape[1]) != (n_ours, n_randoms):
         return None
-    draws = resampled_difference(ours[1:], randoms[1:], 0, seeds_too=True)
-    found = difference_of_draws(float(ours[0].mean() - randoms[0].mean()), draws, drawn.n_examples)
-    return replace(found, note="one seed: its luck is not counted") if min(n_ours, n_randoms) == 1 else found
+    return paired_difference(ours, randoms, drawn.n_examples)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tamis.study.budgets import MEASURES, SCORE
+from tamis.study.tables import ZERO_SHOT
 
 SELECTING = ("warm up", "represent", "score", "pick")
 _UNITS = ("seconds", "flops", "bytes")
@@ -27,7 +28,10 @@ def cost_benefit(costs: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame
             selecting = group[group["stage"].isin(SELECTING)]
             line = {"target": target, "model": model, "method": method}
             line |= {f"selecting_{unit}": _sum(selecting[unit]) for unit in _UNITS}
-            line["fine_tuning_seconds"] = _sum(group.loc[group["stage"] == "fine-tune", "seconds"])
+            tuned = group[
+                (group["stage"] == "fine-tune") & (group["method"] != ZERO_SHOT)
+            ]  # which only loads its model
+            line["fine_tuning_seconds"] = _sum(tuned["seconds"])
             line["unmeasured"] = ", ".join(dict.fromkeys(group.loc[group["seconds"].isna(), "stage"]))
             for measure in MEASURES:
                 same = differences[

@@ -8,24 +8,28 @@
 What was computed is in the workspace, so the same command goes on where a killed one was.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
-from tamis.config import Config, read_config
+from tamis.config import Config
 from tamis.data.example import Example
+from tamis.data.files import read
 from tamis.data.pool import Pool
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
-from tamis.errors import InputError
+from tamis.errors import InputError, ModelError
 from tamis.evaluating import check_task
 from tamis.finetuning import Training, learner, training_rows
-from tamis.inputs import Inputs
+from tamis.inputs import Inputs, digest
 from tamis.pipeline import Pipeline
 from tamis.progress import Progress
 from tamis.store.files import put
@@ -48,18 +52,24 @@ class Study:
         self.config, self.workspace = config, Path(config.workspace)
         self.spending = Spending(self.workspace / "spending", progress)
         self._testing: dict[str, Testing] = {}
-        self._n_pool: dict[str, int] = {}
+        self._n_pool: dict[str, dict[str, int]] = {}
 
     def run(self, out: Path) -> list[str]:
-        """Compute what the workspace lacks, and write the folder; lines for a terminal."""
+        """Compute what the workspace lacks, and write the folder; lines for a terminal.
+
+        ModelError after all is written if trainings failed; the report is of the others, and says that it is a part.
+        """
         check_place(out)
         cells = self.cells()
         folder = self.workspace / "cells"
         try:
-            run_cells(cells, folder, self.spending, self.engine)
+            failed = run_cells(cells, folder, self.spending, self.engine)
         finally:  # of an interrupted study too: what is there is worth a look, and says that it is a part
-            self.write(out, cells, list(results(cells, folder)))
-            said = write_report(out)
+            with FileLock(self.workspace / f"{digest(str(out.absolute()))}.lock"):  # sharing processes end together
+                self.write(out, cells, list(results(cells, folder)))
+                said = write_report(out)
+        if failed:
+            raise ModelError(f"{len(failed):,} trainings failed, and {out} is of the others; the first: {failed[0]}")
         return said
 
     # ---- cells -----------------------------------------------------------------------------------------------------
@@ -75,23 +85,23 @@ class Study:
                 check_task(self.config.evaluation(target), learners[model])
                 self._tested_on(target)
         for model, read_by in learners.items():
-            config = learner(self.config.run(model, next(iter(targets))))
             for target in targets:
-                found += self._of_target(model, target, config, read_by)
+                found += self._of_target(model, target, self.config.run(model, target), read_by)
         return sorted(found, key=lambda cell: self.config.study.seeds.index(cell.seed))
 
     def _of_target(self, model: str, target: str, config: Config, read_by: Inputs) -> Iterator[Cell]:
         study = self.config.study
-        first = Pipeline(self.config.run(model, target, method="random"), self.spending, self.engine)
+        first = Pipeline(self.config.run(model, target, method="random", plain=True), self.spending, self.engine)
         selecting = Selecting(self.config, model, target, first, self.spending)
         testing = self._tested_on(target)
-        self._n_pool |= Counter(first.candidates.sources) if not self._n_pool else {}
+        self._n_pool[model] = dict(Counter(first.candidates.sources))
 
         def cell(experiment: str, chosen: Chosen, seed: int) -> Cell:
             training = None
             if chosen.examples:
                 rows = training_rows(read_by, chosen.examples, chosen.weights)
-                training = Training(config, read_by, rows, seed)
+                own = self.config.run(model, target, method=chosen.method) if chosen.method in study.methods else config
+                training = Training(learner(own), read_by, rows, seed)
                 training.check()
             return Cell(experiment, model, chosen, seed, testing, read_by, training)
 
@@ -113,18 +123,30 @@ class Study:
         if target not in self._testing:
             given, config = self.config.study.targets[target], self.config.evaluation(target)
             query, test = self._rows(given.query, target), self._rows(given.test, target)
+            if shared := set(query.ids) & set(test.ids):
+                row = next(example for example in test if example.id in shared)
+                raise InputError(
+                    f"study.targets.{target}: {len(shared):,} rows stand among query and test rows, such as {row.file} "
+                    f"row {row.row}; methods see the query rows, so a test on them tells nothing"
+                )
             limited = test if config.limit is None else test[: config.limit]
             self._testing[target] = Testing(target, query, limited, config)
         return self._testing[target]
 
     def _rows(self, files: Sequence[str], target: str) -> Pool:
-        data = {**self.config.data.model_dump(exclude_unset=True), "pool": files, "keep_duplicates": True}
-        data.pop("limit", None)
-        config = read_config(None, {"data": data}, Config, f"study.targets.{target}")
-        rows = Inputs(config, lambda _: None).pool
-        if not len(rows):
+        data = self.config.data
+        found = read(
+            files,
+            fields={name: tuple(columns) for name, columns in data.fields.items()},
+            format_name=data.format,
+            on_bad_row=data.on_bad_row,
+            max_bad=Fraction(data.max_bad_rows.removesuffix("%")) / 100,
+        )
+        if bad := found.rejected:
+            self.spending.note(f"target {target}: {len(bad):,} rows: {bad[0].file} row {bad[0].row}: {bad[0].reason}")
+        if not found.examples:
             raise InputError(f"study.targets.{target}: no row in {', '.join(files)}")
-        return rows
+        return Pool.of(found.examples, keep_duplicates=True)
 
     # ---- tables ----------------------------------------------------------------------------------------------------
 
@@ -133,6 +155,8 @@ class Study:
         from tamis.study.rows import example_rows, result_row
 
         out.mkdir(parents=True, exist_ok=True)
+        if not (out / "study.json").exists():  # first, so that a folder left by a killed process is known as a study's
+            put(out / "study.json", (json.dumps({"n_pending": len(cells)}) + "\n").encode())
         found = tables.Results.of_rows(
             results=[result_row(cell, result) for cell, result in done],
             examples=[row for cell, result in done for row in example_rows(cell, result)],
@@ -146,22 +170,23 @@ class Study:
                 "n_pending": len(cells) - len(done),
             },
         )
-        put(out / "config.yaml", self.config.to_yaml().encode())
         picks = BytesIO()
         pd.DataFrame(self._picks(cells)).to_parquet(picks, index=False)
         put(out / "picks.parquet", picks.getvalue())
+        put(out / "config.yaml", self.config.to_yaml().encode())
         tables.write(out, found)
 
     def _trainings(self, done: Sequence[tuple[Cell, Result]]) -> Iterator[dict[str, Any]]:
         """Costs of a method's trainings and tests at all budgets and seeds together."""
         spent: dict[tuple[str, str, str], list[float]] = {}
-        backward = 6 if self.config.finetune.tuning == "full" else 4
         for cell, result in done:
             if cell.experiment != BUDGET:
                 continue
             sums = spent.setdefault((cell.model, cell.testing.target, cell.chosen.method), [0.0, 0.0, 0.0])
             sums[0] += result.train_seconds
-            sums[1] += backward * n_parameters(cell.learner.source) * (cell.training.n_tokens if cell.training else 0)
+            if cell.training is not None:
+                per_token = 6 if cell.training.config.finetune.tuning == "full" else 4
+                sums[1] += per_token * n_parameters(cell.learner.source) * cell.training.n_tokens
             sums[2] += result.evaluate_seconds
         for (model, target, method), (train, flops, test) in spent.items():
             key = {"model": model, "target": target, "method": method}
@@ -173,7 +198,7 @@ class Study:
             if cell.experiment == BUDGET and cell.training is not None:
                 chosen = cell.chosen
                 n_picked = Counter(example.source for example in chosen.examples)
-                for source, n_pool in self._n_pool.items():
+                for source, n_pool in self._n_pool[cell.model].items():
                     yield {
                         "target": cell.testing.target,
                         "model": cell.model,

@@ -66,7 +66,7 @@ def _against_random(summary: Summary, look: dict[str, Style], draw: Draw) -> Sec
         figure = figures.differences_figure(
             summary.differences, measure, look, (BETTER, WORSE), f"{label(measure)}, minus random"
         )
-        caption = "Filled: shown after correction. Lines: 95% intervals."
+        caption = "Filled: shown after correction. Lines: 95% intervals; with one seed on a side over examples only."
         drawn = _drawn(draw, f"difference_{measure}", f"{label(measure)}, minus random", caption, figure)
         (section.more if place else section.parts).extend([drawn, table])
     return section

@@ -1,5 +1,6 @@
 """The training sets of a study: each method's picks at each budget, the baselines', bins of the pool by distance."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tamis.config import Config
 from tamis.data.example import Example
 from tamis.data.selection import Selection
 from tamis.errors import InputError
@@ -17,13 +17,14 @@ from tamis.methods import REPRESENTATIONS, SELECTORS, parse_method
 from tamis.pipeline import Pipeline
 from tamis.scoring import Similarity
 from tamis.selectors import round_robin
+from tamis.settings import home
 from tamis.store.records import read_record, write_record
 from tamis.study.distances import Distances, objective, of_subset
 from tamis.study.settings import StudyConfig
 from tamis.study.spending import Spending
 from tamis.study.tables import BALANCED, FULL_POOL, LENGTH_MATCHED, RANDOM, ZERO_SHOT
 
-_N_LENGTH_BINS = 20
+_LEAST_REACH = 10  # rows of about a length, to each side, that one is drawn among
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,15 @@ class Selecting:
         self._of_ids: dict[Path, dict[str, int]] = {}
         self._similarities: dict[str, Similarity] = {}
 
-    def _run(self, method: str, budget: str | None = None, seed: int | None = None) -> Pipeline:
-        return self._first.sibling(self._study.run(self._model, self._target, budget, method, seed))
+    def _run(self, method: str, budget: str | None = None) -> Pipeline:
+        """The run of one of the study's methods."""
+        return self._first.sibling(self._study.run(self._model, self._target, budget, method))
+
+    def _random(self, budget: str, seed: int, *, balanced: bool = False) -> Pipeline:
+        config = self._study.run(self._model, self._target, budget, "random", seed, plain=True)
+        if balanced:
+            config = config.model_copy(update={"pick": config.pick.model_copy(update={"options": {"balanced": True}})})
+        return self._first.sibling(config)
 
     # ---- methods and baselines -------------------------------------------------------------------------------------
 
@@ -64,11 +72,7 @@ class Selecting:
         """Those of the baselines that have a budget; they differ by seed."""
         for name in self._study.study.baselines:
             if name in (RANDOM, BALANCED):
-                config = self._study.run(self._model, self._target, budget, "random", seed)
-                if name == BALANCED:
-                    options = {**config.pick.options, "balanced": True}
-                    config = config.model_copy(update={"pick": config.pick.model_copy(update={"options": options})})
-                yield self._picked(name, self._first.sibling(config))
+                yield self._picked(name, self._random(budget, seed, balanced=name == BALANCED))
             elif name == LENGTH_MATCHED:
                 yield self._length_matched(budget, seed)
 
@@ -92,12 +96,12 @@ class Selecting:
         path = run.workspace / "selections" / f"{_name(run)}.json"
         if path.exists():
             kept = read_record(path)
-            by_id = {example.id: example for example in run.candidates}
-            examples = [by_id[id_] for id_ in kept["ids"]]
+            examples = [run.candidates[place] for place in kept["places"]]
             return Chosen("", "", examples, kept["weights"], kept["scores"], kept["taken_by"])
         selection: Selection = run.pick()
+        place = {_origin(example): place for place, example in enumerate(run.candidates)}
         columns = {
-            "ids": selection.ids,
+            "places": [place[_origin(example)] for example in selection.examples],
             "weights": selection.weights,
             "scores": selection.scores,
             "taken_by": selection.taken_by,
@@ -106,13 +110,11 @@ class Selecting:
         return Chosen("", "", selection.examples, selection.weights, selection.scores, selection.taken_by)
 
     def _length_matched(self, budget: str, seed: int) -> Chosen:
-        """Random rows as long as those of a method's picks, by supervised tokens."""
+        """Random rows about as long as those of a method's picks, by supervised tokens."""
         name = self._study.study.length_of or next(iter(self._study.study.methods))
         picked = self._picked(name, self._run(name, budget)).examples
-        run = self._run("random", budget, seed)
-        pool = run.candidates
-        lengths = np.array([run.inputs.n_supervised(example) for example in pool])
-        wanted = np.array([run.inputs.n_supervised(example) for example in picked])
+        pool, n_tokens = self._first.candidates, self._first.inputs.n_supervised
+        lengths, wanted = (np.array([n_tokens(example) for example in rows]) for rows in (pool, picked))
         rows = [pool[int(i)] for i in length_matched(lengths, wanted, seed)]
         return self._measured(Chosen(LENGTH_MATCHED, budget, rows), None)
 
@@ -120,27 +122,29 @@ class Selecting:
 
     @cached_property
     def space(self) -> str | None:
-        """The representation that distances are measured in: the first that makes rows, of methods, then quantiles."""
+        """The representation that distances are measured in: the first with cosines, of methods, then quantiles."""
         quantile = self._study.study.quantile
-        names = [self._run(name).method.representation for name in self._study.study.methods]
-        names += quantile.representations if quantile else []
-        return next((name for name in names if name is not None and REPRESENTATIONS[name].makes == "rows"), None)
+        runs = [self._run(name) for name in self._study.study.methods]
+        runs += [self._of(name) for name in quantile.representations] if quantile else []
+        return next((run.method.representation for run in runs if _has_cosines(run)), None)
 
     def similarity(self, representation: str) -> Similarity:
         """That of the target and the candidates, by the study's own settings."""
         if representation not in self._similarities:
-            name = self._method_of(representation)
-            run = self._run(name)
-            with self._spending.of_run(self._model, self._target, name, run):
+            run = self._of(representation)
+            with self._spending.of_run(self._model, self._target, self._named(representation) or representation, run):
                 self._similarities[representation] = run.score()
         return self._similarities[representation]
 
-    def _method_of(self, representation: str) -> str:
-        """A method of the study that looks at it, so that its settings hold here too; else its plain name."""
-        for name in self._study.study.methods:
-            if self._run(name).method.representation == representation:
-                return name
-        return representation
+    def _of(self, representation: str) -> Pipeline:
+        """A run of this representation: of a method that looks at it, so that its settings hold here too."""
+        if (name := self._named(representation)) is not None:
+            return self._run(name)
+        return self._first.sibling(self._study.run(self._model, self._target, method=representation, plain=True))
+
+    def _named(self, representation: str) -> str | None:
+        names = self._study.study.methods
+        return next((name for name in names if self._run(name).method.representation == representation), None)
 
     def _measured(self, chosen: Chosen, run: Pipeline | None) -> Chosen:
         """With its distances: in the study's space, and its selector's objective in its own."""
@@ -149,7 +153,7 @@ class Selecting:
             scored = self.similarity(self.space)
             column = self._columns(scored)
             found = of_subset(scored.values, [column[e.id] for e in chosen.examples if e.id in column])
-        if run is not None and _has_distances(run):
+        if run is not None and "similarity" in SELECTORS[run.method.selector].needs and _has_cosines(run):
             scored = run.score()
             column = self._columns(scored)
             pairs = zip(chosen.examples, chosen.scores, strict=True)
@@ -205,40 +209,48 @@ def round_robin_cost(similarity: np.ndarray, rows: np.ndarray) -> float:
 
 
 def length_matched(lengths: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Positions of random rows whose lengths are distributed as `wanted`, without replacement.
+    """Positions of random rows whose lengths are about `wanted`, without replacement.
 
-    Rows are sorted into 20 bins of equal width in the rank of length over the pool; from each bin as many are drawn as
-    `wanted` has in it, and where a bin is too small the rest from the nearest others.
+    The rows are sorted by length, those of one length by chance. For each wanted length, in random order, one row is
+    drawn among those not yet taken that are next to it: half a per cent of the rows to each side, ten at least.
     """
     rng = np.random.default_rng(seed)
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, _N_LENGTH_BINS + 1)[1:-1]))
-    of_pool, of_wanted = np.searchsorted(edges, lengths, "right"), np.searchsorted(edges, wanted, "right")
-    left = {b: list(rng.permutation(np.flatnonzero(of_pool == b))) for b in range(len(edges) + 1)}
-    taken = []
-    for b in of_wanted:
-        nearest = min((k for k in left if left[k]), key=lambda k: (abs(k - b), k))
-        taken.append(left[nearest].pop())
-    return np.array(taken)
+    shuffled = rng.permutation(len(lengths))
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    left, sizes = order.tolist(), lengths[order].tolist()
+    reach = max(_LEAST_REACH, len(lengths) // 200)
+    taken = np.empty(len(wanted), np.int64)
+    for place in rng.permutation(len(wanted)):
+        low, high = bisect_left(sizes, wanted[place]), bisect_right(sizes, wanted[place])
+        drawn = int(rng.integers(max(0, low - reach), min(len(left), high + reach)))
+        taken[place] = left.pop(drawn)
+        del sizes[drawn]
+    return taken
 
 
-def _has_distances(run: Pipeline) -> bool:
-    """Whether the selector looks at similarities that 1 − similarity makes a distance of."""
+def _origin(example: Example) -> tuple[str, str, int, int | None]:
+    """What tells a row from others, equal ones included."""
+    return example.id, example.file, example.row, example.instance
+
+
+def _has_cosines(run: Pipeline) -> bool:
+    """Whether a run has similarities that 1 − similarity makes a distance of."""
     name = run.method.representation
-    by_similarity = "similarity" in SELECTORS[run.method.selector].needs
-    return (
-        by_similarity and name is not None and REPRESENTATIONS[name].makes == "rows" and run.config.represent.normalize
-    )
+    return name is not None and REPRESENTATIONS[name].makes == "rows" and run.config.represent.normalize
 
 
 def _name(run: Pipeline) -> str:
-    """Digest of all that a run's picks depend on."""
-    config: Config = run.config
-    about: list[Any] = [config.pick.model_dump(), config.seed, run.candidates.ids, run.candidates.sources]
-    target = run.inputs.target
-    about += [target.ids, target.groups]
-    if run.method.representation is not None or config.model.name is not None:
-        about += [config.model.model_dump(), run.inputs.base_digest, run.inputs.chat.fingerprint]
-        about += [config.represent.model_dump(exclude={"batch_tokens", "shard_rows"}), config.warmup.model_dump()]
-    if config.warmup.checkpoints is not None and run.method.representation == "gradient":
-        about.append([checkpoint.fingerprint for checkpoint in run.checkpoints])
+    """Digest of all that a run's picks depend on.
+
+    Rows and similarities are known by what they are kept as, which is a digest of model, recipe and examples.
+    """
+    inputs, selector = run.inputs, SELECTORS[run.method.selector]
+    about: list[Any] = [run.config.pick.model_dump(), run.config.seed, run.candidates.ids, run.candidates.sources]
+    about += [[home(path).read_text(encoding="utf-8") for path in run.config.pick.include]]
+    about += [inputs.target.ids, inputs.target.groups, inputs.base_digest, inputs.chat.fingerprint]
+    if "similarity" in selector.needs:
+        about.append(run.score().path.stem)
+    if selector.needs_rows:
+        rows = run.pool_rows
+        about += [[store.folder.name for store in rows.stores], list(rows.lr_weights), rows.examples.ids]
     return digest("selection", *about)

@@ -28,7 +28,10 @@ def _variants(value: Any) -> Any:
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
-        return {str(name): {} for name in value}
+        names = [str(name) for name in value]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"expected each once, got {', '.join(sorted(twice))} again")
+        return {name: {} for name in names}
     if isinstance(value, dict):
         return {name: settings or {} for name, settings in value.items()}
     return value
@@ -98,12 +101,27 @@ class GridConfig(Stage):
                 raise ValueError(f"{what}: expected each once, got {', '.join(map(str, values))}")
         if taken := set(self.methods) & set(BASELINES):
             raise ValueError(f"methods: {', '.join(sorted(taken))} is the name of a baseline; give it another name")
+        if self.length_of is not None and LENGTH_MATCHED not in self.baselines:
+            raise ValueError(f"length_of: only the baseline {LENGTH_MATCHED} looks at it, which is not asked for")
         if LENGTH_MATCHED in self.baselines:
             if not self.methods:
                 raise ValueError(f"baselines: {LENGTH_MATCHED} needs a method whose lengths it has")
             if self.length_of is not None and self.length_of not in self.methods:
                 raise ValueError(f"length_of: expected one of {', '.join(self.methods)}, got {self.length_of!r}")
         return self
+
+
+# What may differ between methods, and between models; of the rest a study has one
+_OF_METHODS = ("pick.", "represent.", "warmup.", "finetune.", "memory", "seed")
+_OF_MODELS = (*_OF_METHODS, "model.")
+_NOT_OF_METHODS = ("pick.budget", "pick.similarity", "finetune.model", "finetune.merged")
+_NOT_OF_MODELS = ("pick.method", "pick.budget", "pick.options", "pick.similarity", "finetune.merged")
+_WITHOUT_EFFECT = {
+    "pick": ("method", "budget", "options", "similarity"),
+    "evaluate": ("harness", "adapter", "include_path"),
+    "finetune": ("merged",),
+}
+_PATHS = ("model.name", "model.template", "finetune.model", "represent.encoder", "warmup.checkpoints")
 
 
 class StudyConfig(Config):
@@ -117,41 +135,61 @@ class StudyConfig(Config):
             raise InputError("no target given: say study.targets, as NAME: {query: FILES, test: FILES}")
         if self.data.target or self.data.targets or self.data.evaluation:
             raise InputError("a study's targets are study.targets; leave data.target, .targets and .evaluation out")
+        for group, keys in _WITHOUT_EFFECT.items():
+            if given := [key for key in keys if key in getattr(self, group).model_fields_set]:
+                raise InputError(
+                    f"{group}.{given[0]} has no effect on a study as a whole: see study.methods and study.budgets"
+                )
         if not (self.study.methods or self.study.baselines or self.study.quantile):
             raise InputError("nothing to compare: say study.methods, study.baselines or study.quantile")
-        for model in self.models:
-            for method in self.study.methods:
-                self.run(model, next(iter(self.study.targets)), self.study.budgets[0], method)
+        target = next(iter(self.study.targets))
+        for model, settings in self.models.items():
+            _check_variant(f"study.models.{model}", settings, _OF_MODELS, _NOT_OF_MODELS)
+            self.run(model, target)
+            for method, varied in self.study.methods.items():
+                _check_variant(f"study.methods.{method}", varied, _OF_METHODS, _NOT_OF_METHODS)
+                self.run(model, target, self.study.budgets[0], method)
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
-        """Settings of each model by its name in tables."""
+        """Settings of each model by its name in tables: of a model without settings that of its folder."""
         if not self.study.models:
             if self.model.name is None:
                 raise InputError("no model given: say model.name=FOLDER or hub name, or study.models for several")
-            return {Path(self.model.name).name: {}}
-        return {
-            Path(name).name if not settings else name: settings or {"model.name": name}
-            for name, settings in self.study.models.items()
-        }
+            return {_short(self.model.name): {}}
+        found: dict[str, dict[str, Any]] = {}
+        for name, settings in self.study.models.items():
+            short = name if settings else _short(name)
+            if short in found:
+                raise InputError(
+                    f"study.models: two would be called {short}; give them names, as {{small: {{model.name: FOLDER}}}}"
+                )
+            found[short] = settings or {"model.name": name}
+        return found
 
     def run(
-        self, model: str, target: str, budget: str | None = None, method: str | None = None, seed: int | None = None
+        self,
+        model: str,
+        target: str,
+        budget: str | None = None,
+        method: str | None = None,
+        seed: int | None = None,
+        *,
+        plain: bool = False,
     ) -> Config:
-        """The settings of one run. `method` names one of study.methods, or is a method by itself.
+        """The settings of one run. `method` names one of study.methods, or, if `plain`, is a method by itself.
 
         Query and test rows of all targets are protected, so that all targets have the same candidates.
         """
-        tree = {key: value for key, value in self.model_dump(exclude_unset=True).items()
-                if key not in ("study", "evaluate", "out")}  # fmt: skip
-        tree = copy.deepcopy(tree)
-        for key, value in _flat(self.models[model]):
-            set_key(tree, key, value)
-        variant = self.study.methods.get(method or "", {})
+        given = self.model_dump(exclude_unset=True)
+        tree = copy.deepcopy({key: value for key, value in given.items() if key not in ("study", "out")})
+        variants = [self.models[model]]
         if method is not None:
-            set_key(tree, "pick.method", method)
-        for key, value in _flat(variant):
-            set_key(tree, key, value)
+            variants.append({"pick.method": method})
+            variants.append({} if plain else self.study.methods[method])
+        for variant in variants:
+            for key, value in _flat(variant):
+                set_key(tree, key, value)
         set_key(tree, "data.target", self.study.targets[target].query)
         protected = [file for one in self.study.targets.values() for file in (*one.query, *one.test)]
         set_key(tree, "data.evaluation", list(dict.fromkeys(protected)))
@@ -164,11 +202,15 @@ class StudyConfig(Config):
         return config
 
     def to_yaml(self) -> str:
-        """As a run's, with the targets' paths made absolute."""
+        """As a run's, with the paths of targets, models and methods made absolute."""
         tree = yaml.safe_load(super().to_yaml())
-        tree["pick"].pop("method")
-        for target in tree["study"]["targets"].values():
+        for group, keys in _WITHOUT_EFFECT.items():
+            tree[group] = {key: value for key, value in tree[group].items() if key not in keys}
+        study = tree["study"]
+        for target in study["targets"].values():
             target |= {key: [absolute(path) for path in target[key]] for key in ("query", "test")}
+        study["models"] = {name: _placed(settings) for name, settings in self.models.items() if self.study.models}
+        study["methods"] = {name: _placed(settings) for name, settings in self.study.methods.items()}
         return yaml.safe_dump(tree, sort_keys=False)
 
     def evaluation(self, target: str) -> EvaluateConfig:
@@ -177,13 +219,39 @@ class StudyConfig(Config):
         return self.evaluate if task is None else self.evaluate.model_copy(update={"task": task})
 
 
+def _short(name: str) -> str:
+    return Path(name).absolute().name if Path(name).exists() else Path(name).name
+
+
+def _check_variant(where: str, settings: Mapping[str, Any], allowed: tuple[str, ...], refused: tuple[str, ...]) -> None:
+    for key, _ in _flat(settings):
+        if key in refused or not key.startswith(allowed):
+            raise InputError(
+                f"{where}: {key} cannot differ here; expected settings of {', '.join(p.strip('.') for p in allowed)}, "
+                f"but {', '.join(refused)}"
+            )
+
+
+def _placed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by "stage.key", local paths absolute."""
+    placed = dict(_flat(settings))
+    for key in _PATHS:
+        if key in placed and Path(str(placed[key])).exists():
+            placed[key] = str(Path(str(placed[key])).absolute())
+    for key in ("pick.include", "pick.exclude"):
+        if key in placed:
+            files = [placed[key]] if isinstance(placed[key], str) else placed[key]
+            placed[key] = [absolute(path) for path in files]
+    return placed
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """`{pick: {method: x}}` and `{pick.method: x}` alike as ("pick.method", x)."""
     for key, value in settings.items():
         if isinstance(value, dict) and f"{prefix}{key}" in Config.model_fields:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def load_study(path: str | Path | None, overrides: Mapping[str, Any]) -> StudyConfig:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tamis.study.budgets import DISTANCES, MEASURES, SCORE, budgets
-from tamis.study.comparisons import BETTER, WORSE
+from tamis.study.comparisons import BETTER, NOT_TESTED, WORSE
 from tamis.study.matrix import NAMES, Cell, Shown, interval, label, matrix, number, rho_interval, value
 from tamis.study.quantiles import BIN, names
 from tamis.study.summary import Summary
@@ -23,7 +24,10 @@ def against_random(summary: Summary) -> Iterator[tuple[str, Shown]]:
 
         def cell(row: Any, measure: str = measure) -> Cell:
             css = {BETTER: "better", WORSE: "worse"}.get(row.verdict, "")
-            small = f"{interval(measure, row.low, row.high)}\n{row.verdict.removesuffix(' than random')}".strip()
+            bounds = interval(measure, row.low, row.high)
+            if bounds and row.verdict == NOT_TESTED:
+                bounds += " over examples only"
+            small = f"{bounds}\n{row.verdict.removesuffix(' than random')}".strip()
             return Cell(value(measure, row.difference, sign=True), small, css)
 
         how = "; ".join(dict.fromkeys(own["how"]))
@@ -59,10 +63,12 @@ def rank_tests(ranks: pd.DataFrame) -> Shown:
     rows = []
     for (_, measure, budget), own in ranks.groupby(["experiment", "measure", "budget"], sort=False):
         first = own.sort_values("mean_rank", kind="stable").iloc[0]
+        best = own.loc[np.isclose(own["mean_rank"], first["mean_rank"]), "method"]
+        named = "all tie" if len(best) == len(own) > 1 else ", ".join(best)
         randoms = own.loc[own["method"] == RANDOM, "mean_rank"].mean()
         numbers = [(first["mean_rank"], 2), (randoms, 2), (first["n_blocks"], 0), (first["p"], 4)]
         numbers.append((first["critical_difference"], 2))
-        cells = [Cell(label(str(measure))), Cell(str(budget), str(first["note"] or "")), Cell(str(first["method"]))]
+        cells = [Cell(label(str(measure))), Cell(str(budget), str(first["note"] or "")), Cell(named)]
         rows.append([*cells, *(Cell(number(float(x), digits)) for x, digits in numbers)])
     header = ["measure", "budget", "best", "its mean rank", "random's", "targets", "Friedman p", "critical difference"]
     explained = (
@@ -75,15 +81,17 @@ def rank_tests(ranks: pd.DataFrame) -> Shown:
 def at_equal_tokens(summary: Summary, measure: str) -> Shown:
     """Values at the tokens that random had."""
     own = summary.equal_tokens
+    most = own["n_seeds"].max()
 
     def cell(row: Any) -> Cell:
         bounds = interval(measure, row.difference_low, row.difference_high)
         small = "" if row.method == RANDOM else f"{value(measure, row.difference, sign=True)} {bounds}".strip()
-        return Cell(value(measure, row.value), small)
+        seeds = f"{row.n_seeds} of {most} seeds" if row.n_seeds < most else ""
+        return Cell(value(measure, row.value), f"{small}\n{seeds}".strip())
 
     explained = (
-        "Read off each seed's curve, linear in log tokens between its budgets and never beyond them; below it the"
-        " difference to random with its 95% interval, one comparison at a time."
+        "Read off each seed's curve, linear in log tokens between its budgets and never beyond them, where all seeds of"
+        " random have one; below it the difference to random with its 95% interval, one comparison at a time."
     )
     title = f"{label(measure)} at equal supervised tokens"
     return matrix(title, explained, "equal_tokens", own, "n_tokens", sorted(set(own["n_tokens"])), cell)
@@ -145,8 +153,9 @@ def costs(summary: Summary) -> Shown:
         cells += [Cell(value(measure, row[f"gain_{measure}"], sign=True)) for measure in gains]
         rows.append([*(Cell(str(row[name])) for name in lines), *cells])
     explained = (
-        "Selecting: warm up, represent, score and pick. Gain: how much better than random, mean over budgets; positive"
-        " is better, for losses too. What was not measured is a dash, and so is every sum it belongs to."
+        "Selecting: warm up, represent, score and pick, of one selection (the last budget). Fine-tuning: the sum over"
+        " all budgets and seeds. Gain: how much better than random, mean over budgets; positive is better, for losses too."
+        " What was not measured is a dash, and so is every sum it belongs to."
     )
     return Shown("Costs and gains", explained, "cost_benefit", len(lines), header, rows)
 

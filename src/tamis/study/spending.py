@@ -95,8 +95,8 @@ class Spending:
         try:
             yield
         finally:
-            self._costs[model, target, method] = self._cost(run)
             self._about = {}
+        self._costs[model, target, method] = self._cost(run)
 
     def costs(self) -> Iterator[dict[str, Any]]:
         """Lines of the costs' table."""
@@ -107,6 +107,7 @@ class Spending:
     def _cost(self, run: Pipeline) -> dict[str, Any]:
         name = run.method.representation
         found: dict[str, Any] = {}
+        by_rows = name is not None and REPRESENTATIONS[name].makes == "rows"
         about = _about(run)
 
         def read(stage: str) -> Measured:
@@ -121,16 +122,20 @@ class Spending:
         if name == "gradient":
             warm = read("warm up")
             folder = run.checkpoints[0].folder.parent
-            found["warm up"] = _line([warm], backward * n_parameters(run.inputs.source) * warm.total, size(folder))
+            flops = backward * n_parameters(run.inputs.source) * warm.total if warm.total else None
+            found["warm up"] = _line([warm], flops, size(folder))
         if name is not None and REPRESENTATIONS[name].makes != "scores":
             rows = run.pool_rows
             parts = [read(f"pool features {k}/{len(rows.stores)}") for k in range(1, len(rows.stores) + 1)]
             per_token = backward if name == "gradient" else 2
-            flops = None if parameters is None else per_token * parameters * sum(part.total for part in parts)
+            n_tokens = sum(part.total for part in parts) if all(part.total for part in parts) else None
+            flops = None if parameters is None or n_tokens is None else per_token * parameters * n_tokens
             found["represent"] = _line(parts, flops, sum(size(store.folder) for store in rows.stores))
         if name is not None:
-            found["score"] = _line([read("score")], 0, None)
-        found["pick"] = _line([read("pick")], 0, None)
+            scored = run.score()
+            dim = run.pool_rows.stores[0].recipe["dim"] * len(run.pool_rows.stores) if by_rows else 0
+            found["score"] = _line([read("score")], 2 * scored.values.size * dim, size(scored.path))
+        found["pick"] = _line([read("pick")], 0, 0)
         return found
 
 
@@ -139,23 +144,20 @@ def _key(about: dict[str, tuple[str, ...]], stage: str) -> str:
     return digest(stage, *known)
 
 
-def _line(parts: list[Measured], flops: int | None, n_bytes: int | None) -> dict[str, Any]:
+def _line(parts: list[Measured], flops: int | None, n_bytes: int) -> dict[str, Any]:
     known = all(part.seconds for part in parts)
-    flops_known = flops is not None and (known or all(part.total for part in parts))
-    return {
-        "seconds": sum(part.all_seconds for part in parts) if known else None,
-        "flops": flops if flops_known or flops == 0 else None,
-        "bytes": n_bytes,
-    }
+    seconds = sum(part.all_seconds for part in parts) if known else None
+    return {"seconds": seconds, "flops": flops, "bytes": n_bytes}
 
 
 def _about(run: Pipeline) -> dict[str, tuple[str, ...]]:
     """What the stages of a run depend on: those that several runs share have less to name."""
     config, name = run.config, run.method.representation
-    data = (str(config.data.pool), str(config.data.limit), str(config.model.name), str(config.seed))
+    inputs = run.inputs
+    data = (digest(inputs.pool.ids), inputs.base_digest, inputs.dtype, inputs.chat.fingerprint, str(config.seed))
     warm_up = (*data, str(config.warmup.model_dump()))
     rows = (*(warm_up if name == "gradient" else data), str(name), str(config.represent.model_dump()))
-    scored = (*rows, str(config.data.target))
+    scored = (*rows, digest(inputs.target.ids))
     return {
         "warm up": warm_up,
         "pool features": rows,

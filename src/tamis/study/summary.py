@@ -79,16 +79,32 @@ def _on_budgets(summary: Summary) -> Iterator[str]:
         ranked = _mean_ranks(summary.ranks, experiment, measure)
         best = min(names, key=lambda name: ranked.get(name, np.inf))
         said = f"{MEASURES[measure].capitalize()}{_named(experiment)}: {standing(group[group['method'] == best])}."
-        if len(names) > 1 and best in ranked and RANDOM in ranked:
-            said += (
-                f" It ranks best of {len(names)} methods: {ranked[best]:.1f} on average, random {ranked[RANDOM]:.1f}."
-            )
-        if best in ranked and LENGTH_MATCHED in ranked:
-            alone = ": their length alone does as much" if ranked[LENGTH_MATCHED] <= ranked[best] else ""
-            said += f" Random rows of the same lengths rank {ranked[LENGTH_MATCHED]:.1f}{alone}."
+        if best in ranked and RANDOM in ranked:
+            said += _ranking(ranked, names, best)
         yield said
     if not summary.means["method"].isin(BASELINES).all() and not len(tested):
         yield "No method can be compared with random picks: the study has none of the same budget."
+
+
+def _ranking(ranked: dict[str, float], names: list[str], best: str) -> str:
+    """Where the best of several methods ranks, and what random rows do: its lead is no praise if random has it too."""
+    own, randoms = ranked[best], ranked[RANDOM]
+    level = bool(np.isclose(own, randoms))
+    said = ""
+    if len(names) > 1:
+        tied = [name for name in names if name in ranked and np.isclose(ranked[name], own)]
+        of = f"{len(names)} methods"
+        if len(tied) > 1:
+            who = f"All {of} tie" if len(tied) == len(names) else f"{_listed(tied)} tie for the best rank of {of}"
+        else:
+            who = f"It ranks best of {of}"
+        beside = ", level with random" if level else ", but behind random" if own > randoms else ""
+        said = f" {who}{beside}: {own:.1f} on average, random {randoms:.1f}."
+    if LENGTH_MATCHED in ranked:
+        gains = own < randoms and not level
+        alone = ": their length alone does as much" if gains and ranked[LENGTH_MATCHED] <= own else ""
+        said += f" Random rows of the same lengths rank {ranked[LENGTH_MATCHED]:.1f}{alone}."
+    return said
 
 
 def _mean_ranks(ranks: pd.DataFrame, experiment: str, measure: str) -> dict[str, float]:
@@ -179,16 +195,20 @@ def caveats(study: Results, summary: Summary) -> list[str]:
         said.append("One seed: no intervals over seeds, and the luck of one draw is in every number.")
     elif len(sized) and (sized["n_seeds"] == 1).any():
         said.append("Some cells have one seed, and no interval over seeds.")
-    tested = summary.differences[summary.differences["measure"] != QUERY_LOSS]  # of which no example is kept
+    compared = summary.differences
+    untested = compared[compared["verdict"] == NOT_TESTED]
+    tested = compared.drop(untested.index)
+    tested = tested[tested["measure"] != QUERY_LOSS]  # of which no example is kept
     if (hows := set(tested["how"])) and comparisons.BY_SEEDS in hows:
         some = "Some differences" if comparisons.BY_EXAMPLES in hows else "Differences"
         said.append(f"{some} to random are tested over seeds (Welch's t-test): there are no losses of single examples.")
-    if (summary.differences["verdict"] == NOT_TESTED).any():
-        said.append("Comparisons with one seed on a side, and no losses of single examples, are not tested.")
-    n_few = summary.differences.loc[summary.differences["how"] == comparisons.BY_EXAMPLES, "n"].min()
-    if len(summary.differences) and n_few < 30:
+    if len(untested):
+        why = "; ".join(f"{note} ({n:,})" for note, n in untested["note"].value_counts(sort=False).items())
+        said.append(f"Of {len(compared):,} comparisons with random {len(untested):,} are not tested: {why}.")
+    n_few = tested.loc[tested["how"] == comparisons.BY_EXAMPLES, "n"].min()
+    if n_few < 30:
         said.append(f"A target has {int(n_few)} test examples: the bootstrap over so few says little.")
-    if len(sized) and not rows["n_tokens"].notna().any():
+    if len(sized) and not sized["n_tokens"].notna().any():
         said.append("Supervised tokens are not known: methods are compared at equal examples only.")
     if not rows[SCORE].notna().any() and len(rows):
         said.append("No task metric: only losses are compared.")
