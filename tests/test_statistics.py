@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tamis.statistics import (
+    ONE_SEED,
+    Difference,
     average_rank,
     holm,
     mean_interval,
-    paired_bootstrap,
-    resampled_difference,
+    paired_difference,
     resampled_means,
     spearman,
     welch,
@@ -65,12 +66,12 @@ def test_welch_is_that_of_scipy() -> None:
 
 
 def test_welch_that_cannot_test_says_why() -> None:
-    assert welch([1.0], [2.0, 3.0]).note == "one seed: not tested"
+    assert welch([1.0], [2.0, 3.0]).note == ONE_SEED
     assert welch([1.0], [2.0, 3.0]).difference == -1.5
-    assert welch([], [1.0]).note == "nothing to compare"
+    assert welch([], [1.0]).note == "no value on a side"
     same = welch([1.0, 1.0], [2.0, 2.0])
     assert welch([0.1 + 0.2] * 3, [0.3] * 3).note == same.note  # whatever rounding makes of their variance
-    assert (same.difference, same.note) == (-1.0, "equal over all seeds: not tested")
+    assert (same.difference, same.note) == (-1.0, "equal over all seeds")
     assert math.isnan(same.p)
 
 
@@ -147,74 +148,140 @@ def test_spearman_of_lengths_that_differ() -> None:
 # ---- over test examples --------------------------------------------------------------------------------------------
 
 
-def test_bootstrap_is_that_of_all_resamples() -> None:
-    a, b = np.array([1.0, 2.0, 6.0]), np.array([2.0, 2.5, 3.0])
-    every = np.array([(a - b)[list(drawn)].mean() for drawn in itertools.product(range(3), repeat=3)])
-    found = paired_bootstrap(a, b, n_draws=40_000, seed=0)
-    assert found.difference == pytest.approx(0.5)
-    p = 2 * min((every <= 0).mean(), (every >= 0).mean())
-    assert found.p == pytest.approx(p, abs=0.01)
-    quantiles = np.quantile(np.repeat(every, 2000), [0.025, 0.975])
-    assert (found.low, found.high) == pytest.approx(tuple(quantiles), abs=1e-9)
+def compared(a: np.ndarray, b: np.ndarray, n_draws: int = 4000) -> Difference:
+    """Of losses [seed, example]."""
+    means = resampled_means(np.vstack([a, b]), n_draws)
+    return paired_difference(means[:, : len(a)], means[:, len(a) :], a.shape[1])
 
 
-def test_bootstrap_of_many_examples_is_the_normal_interval() -> None:
-    rng = np.random.default_rng(5)
-    shared = rng.normal(0, 10, 400)  # what pairing takes out
-    a, b = shared + rng.normal(0.1, 1, 400), shared + rng.normal(0, 1, 400)
-    found = paired_bootstrap(a, b, n_draws=20_000, seed=1)
-    half = 1.96 * (a - b).std(ddof=1) / 20
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.03)
-    assert (found.low + found.high) / 2 == pytest.approx((a - b).mean(), abs=0.01)
+def test_draws_are_those_of_all_resamples() -> None:
+    values = np.array([[1.0, 2.0, 6.0], [0.0, 0.5, 3.0]])
+    every = np.array([values[:, list(drawn)].mean(axis=1) for drawn in itertools.product(range(3), repeat=3)])
+    means = resampled_means(values, 40_000, seed=0)
+    np.testing.assert_allclose(means[0], values.mean(axis=1))
+    np.testing.assert_allclose(means[1:].mean(axis=0), every.mean(axis=0), atol=0.03)
+    np.testing.assert_allclose(np.cov(means[1:].T), np.cov(every.T, ddof=0), rtol=0.03)
 
 
-def test_bootstrap_rejects_the_null_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(6)
-    rejected = sum(
-        paired_bootstrap(rng.normal(size=60), rng.normal(size=60), n_draws=400, seed=k).p < 0.05 for k in range(400)
-    )
-    assert 0.03 <= rejected / 400 <= 0.09
-
-
-def test_bootstrap_laws() -> None:
-    rng = np.random.default_rng(7)
-    a, b = rng.normal(size=(3, 50)), rng.normal(1, 1, size=(2, 50))
-    one, other = (paired_bootstrap(x, y, n_draws=2000, seed=0) for x, y in ((a, b), (b, a)))
-    assert one.difference == pytest.approx(a.mean() - b.mean())
-    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
-    assert one.p == pytest.approx(other.p)
-    assert one.p == 2 / 2001  # the least there is
-    assert one == paired_bootstrap(a, b, n_draws=2000, seed=0)
-    same = paired_bootstrap(a, a, n_draws=500, seed=0)
-    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
-
-
-def test_bootstrap_in_chunks_keeps_rows_paired(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_in_chunks_keep_rows_paired(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(8).normal(size=(2, 30))
     values[1] = values[0] + 1
     monkeypatch.setattr("tamis.statistics._DRAWN_AT_ONCE", 300)
     means = resampled_means(values, 105, seed=0)
-    assert means.shape == (105, 2)
+    assert means.shape == (106, 2)
     np.testing.assert_allclose(means[:, 1] - means[:, 0], 1)
 
 
-def test_seeds_drawn_too_have_the_variance_of_their_mean() -> None:
-    """Examples that do not vary leave that of the seeds alone: s²/n on each side."""
-    a, b = np.array([1.0, 2.0, 4.0]), np.array([0.0, 1.0])
-    means = np.tile(a, (200_000, 1)), np.tile(b, (200_000, 1))
-    draws = resampled_difference(*means, 0, seeds_too=True)
-    assert draws.mean() == pytest.approx(a.mean() - b.mean(), abs=0.01)
-    assert draws.var() == pytest.approx(a.var(ddof=1) / 3 + b.var(ddof=1) / 2, rel=0.02)
-    alone = resampled_difference(means[0][:, :1], means[1][:, :1], 0, seeds_too=True)
-    assert (alone == 1.0).all()
+def test_examples_alone_are_the_paired_t_test() -> None:
+    """Seeds that are all alike have no part in it; and what examples share is taken out."""
+    rng = np.random.default_rng(5)
+    shared = rng.normal(0, 10, 60)
+    a, b = shared + rng.normal(0.3, 1, 60), shared + rng.normal(0, 1, 60)
+    found = compared(np.tile(a, (2, 1)), np.tile(b, (3, 1)), n_draws=40_000)
+    expected = stats.ttest_rel(a, b)
+    assert found.p == pytest.approx(expected.pvalue, rel=0.05)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=0.01)
+    assert found.note == "equal over all seeds: tested over examples alone"
 
 
-@pytest.mark.parametrize(("a", "b"), [(np.ones(3), np.ones(4)), (np.ones((2, 3)), np.ones((2, 2))), ([], [])])
-def test_bootstrap_of_other_examples(a: np.ndarray, b: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="the same examples"):
-        paired_bootstrap(np.asarray(a), np.asarray(b))
-    with pytest.raises(ValueError, match="got NaN"):
-        paired_bootstrap(np.array([1.0, math.nan]), np.ones(2))
+def test_seeds_alone_are_welchs_test() -> None:
+    """Examples that all differ alike say nothing of their luck."""
+    a, b, hard = np.array([1.0, 2.0, 4.0]), np.array([0.0, 1.5]), np.random.default_rng(0).normal(size=20)
+    found, expected = compared(a[:, None] + hard, b[:, None] + hard), welch(a, b)
+    assert (found.difference, found.low, found.high, found.p) == pytest.approx(
+        (expected.difference, expected.low, expected.high, expected.p)
+    )
+    assert (found.n, found.note) == (20, "")
+
+
+def test_both_parts_by_hand() -> None:
+    """Half the interval is √(t² v + t² v); at p it is the difference."""
+    rng = np.random.default_rng(3)
+    hard, a = rng.normal(0, 0.8, 50), np.array([1.0, 1.2, 1.6])
+    b = np.array([0.2, 0.1, 0.15])
+    found = compared(a[:, None] + hard, np.tile(b[:, None], 50), n_draws=40_000)
+    seeds = a.var(ddof=1) / 3, b.var(ddof=1) / 3
+    freedom = sum(seeds) ** 2 / (seeds[0] ** 2 / 2 + seeds[1] ** 2 / 2)
+
+    def half(p: float) -> float:
+        parts = (
+            stats.t.ppf(1 - p / 2, 49) ** 2 * hard.var(ddof=1) / 50,
+            stats.t.ppf(1 - p / 2, freedom) ** 2 * sum(seeds),
+        )
+        return math.sqrt(sum(parts))
+
+    assert (found.high - found.low) / 2 == pytest.approx(half(0.05), rel=0.01)
+    assert half(found.p) == pytest.approx(found.difference, rel=0.01)
+
+
+def test_laws_of_a_difference() -> None:
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(size=(3, 50)), rng.normal(1, 1, size=(2, 50))
+    one, other = compared(a, b), compared(b, a)
+    assert one.difference == pytest.approx(a.mean() - b.mean())
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
+    assert one.p == pytest.approx(other.p)
+    assert one == compared(a, b)
+    assert compared(a, a).p == 1
+    assert 0 < compared(a, a + 1e6).p < 1e-9  # never 0, and solved for however small
+
+
+def test_differences_that_cannot_be_tested_say_why() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(1, 40)), rng.normal(5, 1, size=(3, 40))
+    for one, other in ((a, b), (b, a), (a, b[:1])):
+        found = compared(one, other)
+        assert math.isnan(found.p)
+        assert found.note == ONE_SEED
+        assert found.low < found.difference < found.high  # of these two models, over examples
+    single = compared(b[:, :1], b[:, 1:2])
+    assert (single.note, math.isnan(single.p), math.isnan(single.low)) == ("one test example", True, True)
+    hard = 0.1 * np.arange(40)
+    same = compared(np.tile(hard, (3, 1)), np.tile(hard + 0.3, (2, 1)))  # whatever rounding makes of it
+    assert same.note == "equal over all seeds, as the difference is over all examples"
+    assert (same.difference, math.isnan(same.p)) == (pytest.approx(-0.3), True)
+    with pytest.raises(ValueError, match="the same draws on both sides, got 3 and 2"):
+        paired_difference(np.ones((3, 2)), np.ones((2, 2)), 5)
+    for bad in (np.array([[1.0, math.nan]]), np.ones((2, 0))):
+        with pytest.raises(ValueError, match="a value for every example"):
+            resampled_means(bad)
+
+
+def simulated(
+    n_seeds: int, luck: float, examples: float, both: float, effect: float = 0.0, runs: int = 2000
+) -> np.ndarray:
+    """p-values of two methods on 50 examples; standard deviations: of seeds, of examples' differences, of the two
+    together. The draws of examples are shared by all runs, as a study's are by its methods."""
+    rng = np.random.default_rng([n_seeds, int(100 * luck), int(100 * examples)])
+    losses = rng.normal(0, 3, (runs, 1, 1, 50)) + luck * rng.normal(size=(runs, 2, n_seeds, 1))
+    losses = losses + examples * rng.normal(size=(runs, 2, 1, 50)) + both * rng.normal(size=(runs, 2, n_seeds, 50))
+    losses[:, 0] += effect
+    means = resampled_means(losses.reshape(-1, 50), 800).reshape(-1, runs, 2, n_seeds)
+    return np.array([paired_difference(means[:, run, 0], means[:, run, 1], 50).p for run in range(runs)])
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("luck", "examples", "both", "least"),
+    [(1, 0, 0, 0.015), (0, 1, 0, 0.04), (0.2, 1, 0.5, 0.0), (1, 1, 0, 0.0)],
+    ids=["seeds alone", "examples alone", "mixed", "mostly seeds"],
+)
+def test_false_positives_are_no_more_than_said(
+    n_seeds: int, luck: float, examples: float, both: float, least: float
+) -> None:
+    """Of 2,000 without an effect: 5% by a standard error of 0.5%, and 0.25% (5% of 20 comparisons) by one of 0.11%."""
+    p = simulated(n_seeds, luck, examples, both)
+    assert least <= (p < 0.05).mean() <= 0.065
+    assert (p < 0.05 / 20).mean() <= 0.006
+
+
+@pytest.mark.parametrize(
+    ("n_seeds", "luck", "examples", "effect"),
+    [(2, 0.0, 0.5, 0.6), (3, 0.01, 0.5, 0.8), (3, 0.1, 0.0, 2.0), (5, 0.2, 0.5, 1.5)],
+)
+def test_real_effects_are_found(n_seeds: int, luck: float, examples: float, effect: float) -> None:
+    p = simulated(n_seeds, luck, examples, 0, effect, runs=300)
+    assert (p < 0.05 / 20).mean() > 0.9
 
 
 # ---- over targets and comparisons ----------------------------------------------------------------------------------

@@ -245,10 +245,10 @@ def paired_difference(
 
     a, b    `resampled_means` of the seeds of each side, by the same draws of `n_examples` examples
 
-    Its variance is the sum of the examples' (the paired bootstrap: that of the draws, seeds averaged, times n/(n−1); n − 1
-    degrees of freedom) and the seeds' (s²/n of each side's means over all examples; Welch's), tested as in `_tested`.
-    What seed and example do together is counted in both, which errs to the safe side. Drawing seeds anew instead would
-    not do: two or three say nothing of their tails.
+    Its variance is the sum of the examples' (the paired bootstrap: that of the draws, seeds averaged, times n/(n−1); with
+    n − 1 degrees of freedom) and the seeds' (s²/n of each side's means over all examples, as in `welch`). Half the
+    interval is √(t² v + t² v), each part with its own t. What seed and example do together is counted in both, which
+    errs to the safe side. Drawing seeds anew instead would not do: two or three say nothing of their tails.
 
     With one seed on a side nothing is tested, and the interval is that of these two models over examples; nor with one
     example, or where nothing varies. ValueError for draws that differ in number.
@@ -260,7 +260,7 @@ def paired_difference(
         return Difference(difference, math.nan, math.nan, math.nan, n_examples, "one test example")
     one_seed = min(a.shape[1], b.shape[1]) < 2
     drawn = _variance(a[1:].mean(axis=1) - b[1:].mean(axis=1), size)
-    examples = drawn * n_examples / (n_examples - 1), n_examples - 1
+    examples = drawn * n_examples / (n_examples - 1), float(n_examples - 1)
     seeds = (0.0, math.nan) if one_seed else _of_seeds([a[0], b[0]], size)
     if not examples[0] and not seeds[0]:
         note = ONE_SEED if one_seed else "equal over all seeds, as the difference is over all examples"

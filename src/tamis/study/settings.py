@@ -245,7 +245,7 @@ def _placed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return placed
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """`{pick: {method: x}}` and `{pick.method: x}` alike as ("pick.method", x)."""
     for key, value in settings.items():
         if isinstance(value, dict) and f"{prefix}{key}" in Config.model_fields:

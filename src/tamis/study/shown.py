@@ -154,8 +154,8 @@ def costs(summary: Summary) -> Shown:
         rows.append([*(Cell(str(row[name])) for name in lines), *cells])
     explained = (
         "Selecting: warm up, represent, score and pick, of one selection (the last budget). Fine-tuning: the sum over"
-        " all budgets and seeds. Gain: how much better than random, mean over budgets; positive is better, for losses too."
-        " What was not measured is a dash, and so is every sum it belongs to."
+        " all budgets and seeds. Gain: how much better than random, mean over budgets; positive is better, for losses"
+        " too. What was not measured is a dash, and so is every sum it belongs to."
     )
     return Shown("Costs and gains", explained, "cost_benefit", len(lines), header, rows)
 
