@@ -239,9 +239,8 @@ def test_differences_that_cannot_be_tested_say_why() -> None:
     hard = 0.1 * np.arange(40)
     same = compared(np.tile(hard, (3, 1)), np.tile(hard + 0.3, (2, 1)))  # whatever rounding makes of it
     assert same.note == "equal over all seeds, as the difference is over all examples"
-    assert (same.difference, math.isnan(same.p)) == (pytest.approx(-0.3), True)
-    with pytest.raises(ValueError, match="the same draws on both sides, got 3 and 2"):
-        paired_difference(np.ones((3, 2)), np.ones((2, 2)), 5)
+    assert same.difference == pytest.approx(-0.3)
+    assert math.isnan(same.p)
     for bad in (np.array([[1.0, math.nan]]), np.ones((2, 0))):
         with pytest.raises(ValueError, match="a value for every example"):
             resampled_means(bad)
@@ -256,7 +255,7 @@ def simulated(
     losses = rng.normal(0, 3, (runs, 1, 1, 50)) + luck * rng.normal(size=(runs, 2, n_seeds, 1))
     losses = losses + examples * rng.normal(size=(runs, 2, 1, 50)) + both * rng.normal(size=(runs, 2, n_seeds, 50))
     losses[:, 0] += effect
-    means = resampled_means(losses.reshape(-1, 50), 800).reshape(-1, runs, 2, n_seeds)
+    means = resampled_means(losses.reshape(-1, 50), 500).reshape(-1, runs, 2, n_seeds)
     return np.array([paired_difference(means[:, run, 0], means[:, run, 1], 50).p for run in range(runs)])
 
 

@@ -126,7 +126,7 @@ def _select(run: "Pipeline") -> None:
     for source, n in sorted(sources.items(), key=lambda item: -item[1]):
         typer.echo(f"  {n / len(selection):6.1%}  {n:6,}  {printable(source)}")
     rejected = f"; {len(run.inputs.rejected):,} bad rows in rejected.jsonl" if run.inputs.rejected else ""
-    files = "selected.jsonl, picks.parquet, report.html, config.yaml, manifest.json"
+    files = "selected.jsonl, picks.parquet, report.html, report.json, figures/, tables/, config.yaml, manifest.json"
     typer.echo(f"written to {run.config.out}: {files}{rejected}")
 
 

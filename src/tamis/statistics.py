@@ -129,8 +129,9 @@ def _tested(difference: float, parts: Sequence[tuple[float, float]], confidence:
     """Half the interval, and p, of a difference whose variance is the sum of independent parts.
 
     Parts: variance and its degrees of freedom, one above 0 at least. Half is √(Σ t_ν² v), and p is where it reaches the
-    difference (Banerjee, Sankhyā 22, 1960): never too short, however large which part is. One t with degrees of freedom
-    for the sum (Satterthwaite) is, far out, where corrected p-values are: few seeds may look alike by chance.
+    difference (Banerjee, Sankhyā 22, 1960): it is never too short, whichever part is large. One t with degrees of
+    freedom for the sum (Satterthwaite's) is too short far out, where p-values to be corrected lie: a few seeds may look
+    alike by chance, and then count for little in both its variance and its degrees of freedom.
     """
     from scipy.optimize import brentq
     from scipy.special import stdtr, stdtrit
@@ -245,16 +246,14 @@ def paired_difference(
 
     a, b    `resampled_means` of the seeds of each side, by the same draws of `n_examples` examples
 
-    Its variance is the sum of the examples' (the paired bootstrap: that of the draws, seeds averaged, times n/(n−1); with
-    n − 1 degrees of freedom) and the seeds' (s²/n of each side's means over all examples, as in `welch`). Half the
+    Its variance is the sum of the examples' (the paired bootstrap: that of the draws, seeds averaged, times n/(n−1); it
+    has n − 1 degrees of freedom) and the seeds' (s²/n of each side's means over all examples, as in `welch`). Half the
     interval is √(t² v + t² v), each part with its own t. What seed and example do together is counted in both, which
     errs to the safe side. Drawing seeds anew instead would not do: two or three say nothing of their tails.
 
     With one seed on a side nothing is tested, and the interval is that of these two models over examples; nor with one
-    example, or where nothing varies. ValueError for draws that differ in number.
+    example, or where nothing varies.
     """
-    if len(a) != len(b):
-        raise ValueError(f"expected the same draws on both sides, got {len(a)} and {len(b)}")
     difference, size = float(a[0].mean() - b[0].mean()), max(_size(a[0]), _size(b[0]))
     if n_examples < 2:
         return Difference(difference, math.nan, math.nan, math.nan, n_examples, "one test example")

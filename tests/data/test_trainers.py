@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tamis.data.chat import Chat
-from tamis.data.exports import TRAINERS, export
+from tamis.data.exports import OTHER_FIELDS, TRAINERS, export
 from tamis.data.files import read
 from tamis.data.picked import read_picked
 from tamis.errors import InputError
@@ -115,7 +115,7 @@ def test_datasets_gives_back_the_same_conversations(
     folder = select([*ROWS, LAST_ONLY])
     out, made = export(folder, trainer)
     assert out == tmp_path / f"picked-{trainer}"
-    assert made.lost == []
+    assert made.lost == [OTHER_FIELDS]
     rows = list(load_dataset(kind, data_files=str(out / name), **cached))
     picks = pq.read_table(folder / "picks.parquet").to_pydict()
     assert [row["id"] for row in rows] == picks["id"]
@@ -204,7 +204,7 @@ def test_the_trl_script_trains_on_the_tokens_that_tamis_means(
         rows, "--model", tiny_model, "model.max_tokens=96", "finetune.batch_size=2", "finetune.micro_batch_size=2"
     )
     out, made = export(folder, "trl")
-    assert made.lost == []
+    assert made.lost == [OTHER_FIELDS]
     trained = run_script(out / "train.py", "--max-steps", "1", "--out", str(tmp_path / "tuned"))
     assert (tmp_path / "tuned" / "adapter_model.safetensors").exists()
     chat = Chat(AutoTokenizer.from_pretrained(tiny_model), max_tokens=96)
@@ -249,7 +249,7 @@ def _llama_factory_rows(out: Path) -> list[dict[str, Any]]:
 def test_llama_factory_rows(select: Callable[..., Path]) -> None:
     out, made = export(select(ROWS), "llama-factory")
     rows = {row["source"] + str(len(row["conversations"])): row for row in _llama_factory_rows(out)}
-    assert made.lost == []
+    assert made.lost == [OTHER_FIELDS]
     assert "mask_history" not in made.usage
     assert rows["chat2"]["conversations"][1] == {"from": "gpt", "value": "Hello, é\u2028!"}
     assert rows["chat2"]["system"] == rows["chat2"]["tools"] == ""
@@ -273,7 +273,7 @@ def test_llama_factory_is_told_what_it_cannot_have(select: Callable[..., Path]) 
     out, made = export(folder, "llama-factory")
     assert len(_llama_factory_rows(out)) == 2
     assert "`mask_history: true`" in made.usage
-    assert sorted(line.split(":")[0] for line in made.lost) == [
+    assert sorted(line.split(":")[0] for line in made.lost[:-1]) == [
         "1 rows are left out, since a system turn stands amid the conversation",
         "1 rows are left out, since a turn has both text and a tool call",
         "1 rows are left out, since replies and other turns do not alternate",
@@ -307,7 +307,7 @@ def test_what_llama_factory_itself_makes_of_it(select: Callable[..., Path], tmp_
 def test_the_axolotl_configuration(select: Callable[..., Path], tiny_model: Path) -> None:
     out, made = export(select([*ROWS, LAST_ONLY], "--model", tiny_model, "finetune.lora_targets=all-linear"), "axolotl")
     config = yaml.safe_load((out / "axolotl.yaml").read_text())
-    assert made.lost == []
+    assert made.lost == [OTHER_FIELDS]
     assert config["base_model"] == str(tiny_model)
     assert config["sequence_len"] == 96
     assert config["lora_target_linear"] is True
@@ -324,7 +324,7 @@ def test_axolotl_without_a_model_and_with_full_tuning(select: Callable[..., Path
     config = yaml.safe_load((out / "axolotl.yaml").read_text())
     assert config.keys().isdisjoint({"base_model", "adapter", "lora_r", "num_epochs", "chat_template_jinja"})
     assert config["max_steps"] == 7
-    assert made.lost == ["no model was used to select: add `base_model:` to axolotl.yaml"]
+    assert made.lost == ["no model was used to select: add `base_model:` to axolotl.yaml", OTHER_FIELDS]
 
 
 def test_axolotl_itself_learns_the_tokens_that_tamis_means(select: Callable[..., Path], tiny_model: Path) -> None:
@@ -374,10 +374,62 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 def test_turns_that_are_not_learnt_are_told_of_where_they_are_lost(select: Callable[..., Path]) -> None:
     folder = select([FIRST_ONLY])
-    assert export(folder, "trl")[1].lost == ["turns not to be learnt after a learnt one: TRL learns them, in 1 rows"]
-    (lost,) = export(folder, "llama-factory")[1].lost
+    told = "turns not to be learnt after a learnt one: TRL learns them, in 1 rows"
+    assert export(folder, "trl")[1].lost == [told, OTHER_FIELDS]
+    lost, _ = export(folder, "llama-factory")[1].lost
     assert lost == "which turns are learnt: LLaMA-Factory learns every reply; the data wants others in 1 rows"
-    assert export(folder, "messages")[1].lost == []
+    assert export(folder, "messages")[1].lost == [OTHER_FIELDS]
+
+
+OPENS: dict[str, Any] = {"role": "assistant", "content": "Once."}
+OPENING = {"id": "opening", "messages": [OPENS, *_turns("And?", "Twice.")]}
+
+
+def test_rows_that_begin_with_a_learnt_turn_are_not_for_trl(select: Callable[..., Path]) -> None:
+    unlearnt = {"id": "unlearnt", "messages": [{**OPENS, "train": False}, *_turns("And?", "Twice.")]}
+    folder = select([ROWS[0], OPENING, unlearnt])
+    (id_,) = [e.id for e in read_picked(folder).examples if e.messages[0].role == "assistant" and e.messages[0].in_loss]
+    out, made = export(folder, "trl")
+    assert made.lost == [
+        f"1 rows are left out, since they begin with a learnt turn, and TRL needs a prompt: {id_}",
+        OTHER_FIELDS,
+    ]
+    rows = _json_rows(out / "data.jsonl")
+    assert [len(row["prompt"]) for row in sorted(rows, key=lambda row: len(row["prompt"]))] == [1, 2]
+    assert (out / "README.md").read_text().startswith("# 2 rows for trl\n")
+    assert json.loads((out / "manifest.json").read_text())["n_rows"] == 2
+    with pytest.raises(InputError, match="TRL can read none of the rows: since they begin with a learnt turn"):
+        export(select([OPENING]), "trl")
+
+
+def test_of_many_rows_that_are_left_out_ten_are_told_of_and_all_are_in_a_file(select: Callable[..., Path]) -> None:
+    many = [{"messages": [{"role": "user", "content": f"{n}"}, *_turns("y", "z")]} for n in range(12)]
+    folder = select([ROWS[0], *many])
+    ids = [example.id for example in read_picked(folder).examples if len(example.messages) == 3]
+    out, made = export(folder, "llama-factory")
+    reason = "since replies and other turns do not alternate"
+    assert made.lost[0] == f"12 rows are left out, {reason}: {', '.join(ids[:10])} and 2 more, all in left_out.json"
+    assert json.loads((out / "left_out.json").read_text()) == {reason: ids}
+
+
+def test_the_order_of_the_picks_is_kept_or_told_of(select: Callable[..., Path]) -> None:
+    folder = select(ROWS, "finetune.order=picked")
+    for trainer in ("llama-factory", "axolotl"):
+        assert sum(line.startswith("`finetune.order=picked`: ") for line in export(folder, trainer)[1].lost) == 1
+    out, made = export(folder, "trl")
+    assert made.lost == [OTHER_FIELDS]
+    assert "train_sampling_strategy='sequential'" in (out / "train.py").read_text()
+
+
+def test_fields_that_are_not_taken_over_are_told_of(select: Callable[..., Path]) -> None:
+    turn = {"role": "user", "content": "Hi", "name": "Ada"}
+    folder = select([{"messages": [turn, {"role": "assistant", "content": "Yes."}], "difficulty": 3}])
+    for trainer in TRAINERS:
+        out, _ = export(folder, trainer)
+        text = (out / "README.md").read_text()
+        assert "nothing" not in text
+        assert f"- {OTHER_FIELDS}\n" in text
+    assert b"Ada" in (folder / "selected.jsonl").read_bytes()
 
 
 def test_wrong_input(select: Callable[..., Path], cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -128,6 +128,15 @@ def test_coverage_tells_of_each_target_row() -> None:
     ]
 
 
+def test_long_texts_of_target_rows_are_cut_where_one_can_see_it() -> None:
+    asked = ["a word " * 100, "x" * 500, "y" * 155, "short\n and  sweet"]
+    targets = Pool.of([Example.of([Message("user", text), Message("assistant", "ok")], source="s") for text in asked])
+    one = looked_at(POOL, [1], targets=targets, values=VALUES[:4], parts=[("target", slice(0, 4))])
+    texts = [row["text"] for row in coverage_facts(one)["rows"]]
+    assert [len(text) for text in texts] == [160, 160, 158, 18]
+    assert [text[-1] for text in texts] == ["…", "…", "k", "k"]
+
+
 def test_coverage_of_named_targets() -> None:
     parts = [("one", slice(0, 2)), ("two", slice(2, 5))]
     facts = coverage_facts(looked([1, 2], parts=parts, rankings=[1, 1], takers=[2, 4]))

@@ -64,7 +64,7 @@ def test_the_page_says_what_was_done(page: Any) -> None:
         "for 7 target rows",
         "included: 0 rows",
         "Score: a row's cosine similarity: its mean over a group's target rows, of the group where that is highest",
-        "1 of 3 target rows took nothing",
+        "1 of 3 target rows are nearest to no pick",
         "Median 4 characters of the replies among the picks, 4 in the pool",
         "None among 3 picks: rows whose sets of five words in a row have a Jaccard similarity of 0.8 or more",
         "pool, leaked: 1 row a.jsonl row 9: shares 'x'",

@@ -1,5 +1,6 @@
 """Figures of a selection's report: what they show, read back from the SVG; that names stay names."""
 
+import itertools
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_the_shares_of_lengths_sum_to_one() -> None:
     [axis] = figures(1, 2)["lengths"].axes
     for stairs in axis.patches:
         assert stairs.get_data().values.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("longest", [9, 90, 900, 9_000, 90_000, 9_000_000])
+def test_numbers_of_the_length_axis_have_room_and_none_is_zero(longest: int) -> None:
+    rows = [example(answer="x" * length, row=length) for length in (1, longest)]
+    figure = selection_figures(selection_facts(looked_at(rows, [0]), rows[:1], None, 0))["lengths"]
+    shown = texts(figure)
+    assert "0" not in shown
+    assert "1" in shown
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    labels = [tick.label1 for tick in figure.axes[0].xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = sorted((label.get_window_extent() for label in labels if label.get_text()), key=lambda box: box.x0)
+    assert len(boxes) >= 2
+    assert all(left.x1 + 5 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_few_picks_of_many_rows_can_be_seen() -> None:

@@ -13,11 +13,14 @@ from made import LOSSES, MEAN_RANKS, N_EXAMPLES, RHO, made_rows, made_study, mad
 from scipy import stats
 
 from tamis.errors import InputError
+from tamis.statistics import ONE_SEED
 from tamis.study import foreign
 from tamis.study.budgets import budgets, equal_tokens, methods, ranks
 from tamis.study.comparisons import BETTER, BY_EXAMPLES, BY_SEEDS, NOT_SHOWN, NOT_TESTED, WORSE, verdict
 from tamis.study.costs import composition
-from tamis.study.summary import caveats, headline, summarise
+from tamis.study.shown import against_random, at_equal_tokens, rank_tests
+from tamis.study.shown import costs as shown_costs
+from tamis.study.summary import caveats, headline, ranking, summarise
 from tamis.study.tables import RESULT_COLUMNS, Results, frame
 
 
@@ -72,6 +75,38 @@ def test_examples_of_some_cells_only_do_not_count_for_others() -> None:
     found = found[(found["measure"] == "test_loss") & (found["target"] == "t1")]
     assert at(found, method="less", budget="5%")["how"] == BY_SEEDS
     assert at(found, method="less", budget="10%")["how"] == BY_EXAMPLES
+
+
+def test_with_one_seed_on_a_side_nothing_is_better_or_worse() -> None:
+    """Two trained models are compared, not two methods: however far apart, and however sure over examples."""
+    study = made_study(**_rows(seed=(1, 2)))
+    summary = summarise(study)
+    assert set(summary.differences["verdict"]) == {NOT_TESTED}
+    assert summary.differences["p_holm"].isna().all()
+    one = at(summary.differences, target="t1", method="less", budget="5%", measure="test_loss")
+    assert one["low"] < -0.5 < one["high"]
+    assert headline(study, summary)[0].startswith("Test loss: nothing could be tested for less on any of 2 targets.")
+    [shown] = [table for measure, table in against_random(summary) if measure == "test_loss"]
+    assert "95% interval, and no test. Lower is better." in shown.explained
+    assert shown.rows[0][2].small.endswith("] over examples only\nnot tested")
+    assert caveats(study, summary)[1:] == [f"Of 24 comparisons with random 24 are not tested: {ONE_SEED}."]
+
+
+def test_luck_of_seeds_alone_is_no_difference() -> None:
+    """Each model is better or worse on every example alike, by luck: over examples alone all would differ."""
+    results, examples = made_rows()
+    rng = np.random.default_rng(1)
+    luck: dict[tuple[Any, ...], float] = {}
+    for row in examples:
+        key = tuple(row[name] for name in ("target", "method", "budget", "seed"))
+        row["loss"] = 2.0 + luck.setdefault(key, rng.normal(0, 0.3)) + rng.normal(0, 0.001)
+    for row in results:
+        if row["experiment"] == "budget":
+            row["test_loss"] = 2.0 + luck[tuple(row[name] for name in ("target", "method", "budget", "seed"))]
+    found = summarise(made_study(results=results, examples=examples)).differences
+    found = found[found["measure"] == "test_loss"]
+    assert set(found["how"]) == {BY_EXAMPLES}
+    assert set(found["verdict"]) == {NOT_SHOWN}
 
 
 def test_one_example_twice_in_a_cell_is_an_error() -> None:
@@ -140,6 +175,38 @@ def test_equal_tokens_by_hand() -> None:
     assert not len(found[(found["method"] == "less") & (found["n_tokens"] == 6400)])  # beyond its budgets
 
 
+def _spent(method: str, tokens: list[list[int]]) -> list[dict[str, Any]]:
+    """Cells by seed and budget: losses fall with tokens."""
+    key = {"experiment": "budget", "target": "t", "method": method}
+    return [
+        key | {"budget": f"{budget}%", "seed": seed, "n_tokens": n, "test_loss": 5 - np.log10(n) + 0.1 * seed}
+        for seed, own in enumerate(tokens)
+        for budget, n in enumerate(own)
+    ]
+
+
+def test_equal_tokens_lie_where_all_seeds_of_random_have_some() -> None:
+    """Mean tokens 100 and 1,000 are beyond the budgets of some seeds: the points move to where all have been."""
+    rows = _spent("random", [[90, 950], [100, 1000], [110, 1050]]) + _spent("less", [[105, 960], [90, 940], [80, 2000]])
+    found = equal_tokens(frame(rows, RESULT_COLUMNS), "test_loss")
+    assert sorted(set(found["n_tokens"])) == [110, 950]
+    assert list(found.loc[found["method"] == "random", "n_seeds"]) == [3, 3]
+    assert at(found, method="less", n_tokens=950)["n_seeds"] == 2  # one of its seeds ends at 940
+    assert found.loc[found["method"] == "less", "p"].notna().all()
+    summary = replace(summarise(made_study()), equal_tokens=found)
+    [less, random] = at_equal_tokens(summary, "test_loss").rows
+    assert [cell.small.endswith("2 of 3 seeds") for cell in less[1:]] == [False, True]
+    assert [cell.small for cell in random[1:]] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    "randoms", [[[90], [100], [110]], [[100], [100]], [[10, 20], [100, 200]]], ids=["budget", "same", "apart"]
+)
+def test_without_a_range_there_is_nothing_at_equal_tokens(randoms: list[list[int]]) -> None:
+    rows = _spent("random", randoms) + _spent("less", [[50, 500], [50, 500]])
+    assert not len(equal_tokens(frame(rows, RESULT_COLUMNS), "test_loss"))
+
+
 def test_order_of_budgets_and_methods() -> None:
     rows = [
         {"method": method, "budget": budget, "n_examples": n}
@@ -199,6 +266,23 @@ def test_costs_add_up_and_what_was_not_measured_is_not_zero() -> None:
     assert rds["unmeasured"] == "represent, pick"
 
 
+def test_stages_that_keep_nothing_add_no_bytes_and_zero_shot_is_not_fine_tuned() -> None:
+    line = {"model": "m", "target": "t1", "flops": 0.0}
+    costs = [
+        line | {"method": "less", "stage": stage, "seconds": 1.0, "bytes": n}
+        for stage, n in (("represent", 4e6), ("score", 2e6), ("pick", 0.0))
+    ]
+    costs += [line | {"method": name, "stage": "fine-tune", "seconds": 9.0} for name in ("less", "zero-shot")]
+    summary = summarise(made_study(costs=costs))
+    assert at(summary.cost_benefit, method="less")["selecting_bytes"] == 6e6
+    assert at(summary.cost_benefit, method="less")["fine_tuning_seconds"] == 9
+    assert math.isnan(at(summary.cost_benefit, method="zero-shot")["fine_tuning_seconds"])
+    table = shown_costs(summary)
+    assert [cell.text for cell in table.rows[0][1:5]] == ["3.00", "9.00", "0", "6.00"]
+    assert table.rows[1][2].text == "–"
+    assert "of one selection (the last budget)" in table.explained
+
+
 def test_sources_over_seeds_by_hand() -> None:
     found = composition(made_study().composition)
     one = at(found, method="less", source="a")
@@ -217,6 +301,59 @@ def test_headline() -> None:
         "Test loss: on 1 of 2 targets less beats random at every budget (t1); on t2 no difference to random was shown."
     )
     assert "Query loss grows with distance: with gradient on 1 of 1 target, rds on 0 of 1 target (falls on 1)." in said
+
+
+@pytest.mark.parametrize(
+    ("ranked", "expected"),
+    [
+        ({"a": 1.0, "b": 3.0, "random": 2.0}, " It ranks best of 2 methods: 1.0 on average, random 2.0."),
+        (
+            {"a": 3.7, "b": 4, "random": 3.5},
+            " It ranks best of 2 methods, but behind random: 3.7 on average, random 3.5.",
+        ),
+        (
+            {"a": 2.0, "b": 3, "random": 2.0},
+            " It ranks best of 2 methods, level with random: 2.0 on average, random 2.0.",
+        ),
+        ({"a": 2.0, "b": 2, "random": 2.0}, " All 2 methods tie, level with random: 2.0 on average, random 2.0."),
+        (
+            {"a": 1.5, "b": 1.5, "c": 4, "random": 3.0},
+            " a and b tie for the best rank of 3 methods: 1.5 on average, random 3.0.",
+        ),
+        ({"a": 2.5, "b": 2.5, "random": 1.0}, " All 2 methods tie, but behind random: 2.5 on average, random 1.0."),
+        ({"a": 1.0, "random": 2.0}, ""),
+    ],
+)
+def test_ranking_is_no_praise_where_random_ranks_as_well(ranked: dict[str, float], expected: str) -> None:
+    names = [name for name in ranked if name != "random"]
+    assert ranking(ranked, names, "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("ranked", "alone"),
+    [
+        ({"a": 2.0, "random": 3.0, "random length-matched": 1.0}, ": their length alone does as much."),
+        ({"a": 1.5, "random": 3.0, "random length-matched": 1.5}, ": their length alone does as much."),
+        ({"a": 1.0, "random": 3.0, "random length-matched": 2.0}, "."),
+        ({"a": 2.0, "random": 2.0, "random length-matched": 2.0}, "."),  # as much as nothing
+        ({"a": 3.0, "random": 1.5, "random length-matched": 1.5}, "."),
+    ],
+)
+def test_length_does_as_much_only_where_something_was_done(ranked: dict[str, float], alone: str) -> None:
+    assert re.search(rf"Random rows of the same lengths rank \d\.\d{re.escape(alone)}$", ranking(ranked, ["a"], "a"))
+
+
+def test_where_all_are_equal_none_is_called_best() -> None:
+    same = [{k: v for k, v in row.items() if k != "score"} | {"test_loss": 1.0} for row in made_rows()[0]]
+    study = made_study(results=same, examples=[])
+    summary = summarise(study)
+    assert (
+        "Test loss: nothing could be tested for less on any of 2 targets. All 2 methods tie, level with random: 2.0"
+        in (headline(study, summary)[0])
+    )
+    ranks_shown = rank_tests(summary.ranks[summary.ranks["measure"] == "test_loss"])
+    assert {row[2].text for row in ranks_shown.rows} == {"all tie"}
+    assert "Of 16 comparisons with random 8 are not tested: equal over all seeds." in caveats(study, summary)
 
 
 @pytest.mark.parametrize(("loss", "alone"), [(0.0, ": their length alone does as much."), (9.0, ".")])
@@ -291,7 +428,7 @@ def _rows(**without: Any) -> dict[str, Any]:
         (_rows(method=("random",)), "No random baseline"),
         ({"results": [{k: v for k, v in row.items() if k != "score"} for row in made_rows()[0]]}, "No task metric"),
         ({"results": [{k: v for k, v in row.items() if k != "n_tokens"} for row in made_rows()[0]]}, "tokens are not"),
-        (_rows(seed=(1, 2)) | {"examples": []}, "are not tested"),
+        (_rows(seed=(1, 2)) | {"examples": []}, "24 are not tested: one seed on a side"),
     ],
 )
 def test_missing_pieces_are_said(changes: dict[str, Any], expected: str) -> None:
@@ -299,6 +436,16 @@ def test_missing_pieces_are_said(changes: dict[str, Any], expected: str) -> None
     summary = summarise(study)
     assert any(expected in text for text in caveats(study, summary)), caveats(study, summary)
     assert headline(study, summary)
+
+
+def test_tokens_of_one_budget_are_known_though_there_is_no_table_of_them() -> None:
+    study = made_study(**_rows(budget=("10%",)))
+    summary = summarise(study)
+    assert not len(summary.equal_tokens)
+    assert caveats(study, summary) == []
+    rows = [{k: v for k, v in row.items() if k != "n_tokens" or row["method"] == "zero-shot"} for row in made_rows()[0]]
+    study = made_study(results=rows)
+    assert any("Supervised tokens are not known" in text for text in caveats(study, summarise(study)))
 
 
 def test_a_finished_study_has_no_caveats() -> None:

@@ -1,19 +1,22 @@
 """Programs that a model wrote, run where they can do no harm.
 
-Each has its own user, process, mount, network and IPC namespaces (Linux 5.12 and later, no privileges needed), an
-environment without variables, empty input, output that is thrown away, and no file system but system libraries and
-Python's standard library, read-only, and an empty /tmp in memory. With its first process everything that it started
-ends. It has no capability and, where tamis runs as root, is the user nobody.
+Each has its own user, process, mount, network and IPC namespaces (Linux 5.12 and later, no privileges needed), two
+environment variables of our own (HOME, LANG), empty input, output that is thrown away, and no file system but system
+libraries and this Python's `lib` (packages installed there can be read, though not imported by name), read-only, and an
+empty /tmp in memory. With its first process everything that it started ends. It has no capability, calls of
+`sandbox_filter` are refused, and where tamis runs as root, it is the user nobody.
+
+Some right programs fail: those that need another program (there is none to start), /proc, mmap of shared memory without
+a file, or more than `Limits`. Processes of multiprocessing have to be started by fork.
 
 Not covered: a program that sets out to deceive. Tests and program share one interpreter, so that a program can look for
-the token that tells success, or compare equal to anything. Nor are faults of the kernel, sockets that network
-namespaces do not hold (AF_VSOCK, in virtual machines), or System V shared memory, which counts only while attached.
+the memory that tells success, or compare equal to anything. Nor are faults of the kernel. Of memory, what grows within
+0.1 s, was swapped out, or is the kernel's own (pipes, sockets) is bounded only by limits per process and per user.
 """
 
 import contextlib
 import json
 import os
-import secrets
 import select
 import signal
 import subprocess
@@ -30,10 +33,13 @@ from pathlib import Path
 import psutil
 
 from tamis.errors import InputError
+from tamis.evaluation.sandbox_filter import refusals
 
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _LOOK_SECONDS, _START_SECONDS = 0.1, 60.0
-_NO_SANDBOX = "no sandbox: "
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+_DEVICES = ("/dev/null", "/dev/urandom")  # not /dev/zero, which gives memory that nobody can count
+_VISIBLE = tuple(dict.fromkeys([*_LIBRARIES, *_DEVICES, f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"]))
 
 
 @dataclass(frozen=True)
@@ -89,18 +95,27 @@ def check_sandbox() -> None:
     """Try the sandbox. InputError that says what is missing where it cannot be built, or does not hold."""
     if sys.platform != "linux":
         raise InputError(f"running generated code needs the namespaces of Linux, found {sys.platform}; use Linux")
-    outcome = _run(_PROBE, Limits(seconds=60.0, n_processes=4), threading.Event())
+    outcome = _run(f"visible = {_VISIBLE!r}\n{_PROBE}", Limits(seconds=60.0, n_processes=4), threading.Event())
     if not outcome.passed:
         raise InputError(f"the sandbox for generated code does not hold ({outcome.reason}); run on another machine")
 
 
 _PROBE = """
-import errno, os, signal, socket
+import ctypes, errno, os, signal, socket
 def expect(holds, what):
     if not holds:
         raise RuntimeError(what)
 expect(os.getpid() == 2, "processes outside can be seen")
-expect(not {"home", "proc", "run", "sys", "var"} & set(os.listdir("/")), "files outside can be seen")
+def look(folder):
+    for name in os.listdir(folder):
+        place = os.path.join(folder, name)
+        if place not in visible and place != "/dev/shm":
+            expect(place == "/tmp" or any(known.startswith(place + "/") for known in visible), f"{place} can be seen")
+            look(place)
+look("/")
+libc = ctypes.CDLL(None)
+expect(libc.unshare(0x10000000) == -1, "user namespaces can be made")
+expect(not hasattr(libc, "memfd_create") or libc.memfd_create(b"m", 0) == -1, "memory can be had as files")
 expect(not any(os.access(place, os.W_OK) for place in ("/", "/etc", "/usr/lib", os.__file__)), "files can be written")
 try:
     socket.create_connection(("192.0.2.1", 9), 1)
@@ -120,9 +135,9 @@ expect(children == 3, f"forks are not bounded ({children})")
 
 def _run(program: str, limits: Limits, stop: threading.Event) -> Outcome:
     """One program from start to end; when this returns, none of its processes is left."""
-    token = secrets.token_hex(16)
     ours, theirs = os.pipe()
-    job = {**asdict(limits), "program": program, "token": token, "report": theirs, "parent": os.getpid()}
+    job = {**asdict(limits), "program": program, "report": theirs, "parent": os.getpid()}
+    job |= {"visible": _VISIBLE, "filter": refusals().hex()}
     try:
         with tempfile.TemporaryFile("w+") as file:
             json.dump(job, file)
@@ -146,7 +161,7 @@ def _run(program: str, limits: Limits, stop: threading.Event) -> Outcome:
         os.close(ours)
         if theirs >= 0:
             os.close(theirs)
-    return _outcome(told, token, met, process.returncode)
+    return _outcome(told, met, process.returncode)
 
 
 def _wait(process: subprocess.Popen[bytes], ours: int, limits: Limits, stop: threading.Event) -> str | None:
@@ -186,11 +201,11 @@ def _resident_bytes(pid: int) -> int:
     return total
 
 
-def _outcome(told: str, token: str, met: str | None, status: int) -> Outcome:
-    """What a program's true reports say, the limit that it met, or its status."""
-    reports = [line.removeprefix(f"{token} ") for line in told.splitlines() if line.startswith(f"{token} ")]
-    if reports[:1] != ["started"]:
-        found = reports[0] if reports else f"{_NO_SANDBOX}it did not start ({met or f'status {status}'})"
+def _outcome(told: str, met: str | None, status: int) -> Outcome:
+    """What was told of a program's end, the limit that it met, or its status."""
+    started, _, reason = told.partition("\n")
+    if started != "started":
+        found = started or f"no sandbox: it did not start ({met or f'status {status}'})"
         raise InputError(
             f"{found}; generated code runs only where Linux (5.12 or later) lets users make user, process, mount and "
             "network namespaces: see user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns and the "
@@ -198,8 +213,8 @@ def _outcome(told: str, token: str, met: str | None, status: int) -> Outcome:
         )
     if met is not None:
         return Outcome(False, met)
-    if len(reports) > 1:
-        return Outcome(reports[1] == "passed", reports[1])
+    if reason:
+        return Outcome(reason == "passed", reason)
     if status > 128 and status - 128 in set(signal.Signals):
         return Outcome(False, f"killed by {signal.Signals(status - 128).name}")
     return Outcome(False, "left before its tests were done")

@@ -1,16 +1,19 @@
 """What runs inside the sandbox of `tamis.evaluation.sandbox`: a script of its own, standard library only.
 
 Three processes: this one builds the walls and waits; its child is process 1 of a pid namespace, with whose end the
-kernel ends everything in it; that one's child runs the program. Nothing here is for use from outside.
+kernel ends everything in it; that one's child runs the program and leaves word of its end in memory that both share:
+a program may close every file, and has none through which it could tell. Nothing here is for use from outside.
 """
 
 import contextlib
 import ctypes
 import errno
 import json
+import mmap
 import os
 import resource
 import signal
+import struct
 import sys
 import types
 from collections.abc import Callable
@@ -22,23 +25,24 @@ _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_SETATTR = 1, 2, 4, -100, 0x8000, 442
 _MNT_DETACH, _PDEATHSIG, _NO_NEW_PRIVS, _CAPABILITIES_3 = 2, 1, 38, 0x20080522
 _NOBODY, _INSIDE = 65534, 1000
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/usr/share/zoneinfo", "/etc/ld.so.cache")
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_SECCOMP, _WITH_FILTER = 22, 2
 _ROOT = "/tmp"  # the new root is mounted over it, in this mount namespace only
 
 
 def main() -> None:
     """Read the job from stdin, build the sandbox, run the program, leave with the status that it left with."""
     job = json.load(sys.stdin)
-    prefix = f"{job['token']} ".encode()
+    pipe = job["report"]
+    last_word = mmap.mmap(-1, 4096)  # the filter refuses it later on
 
-    def report(reason: str, write: Callable[[int, bytes], int] = os.write) -> None:
-        write(job["report"], prefix + reason.encode(errors="replace") + b"\n")
+    def report(reason: str) -> None:
+        data = reason.encode(errors="replace")[:4096]
+        last_word[: len(data)] = data
 
     try:
         _build(job)
     except (OSError, AttributeError) as error:  # the latter for what the C library lacks
-        report(f"no sandbox: {error}")
+        os.write(pipe, f"no sandbox: {error}".encode())
         sys.exit(1)
     ends = (signal.SIGTERM, signal.SIGCHLD)
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
@@ -49,11 +53,13 @@ def main() -> None:
         candidate = os.fork()
         if not candidate:
             _limit(job)
-            report("started")
+            os.write(pipe, b"started\n")
+            os.close(pipe)
             _run(job["program"], report)
         while True:  # process 1 also collects orphans
             pid, status = os.wait()
             if pid == candidate:
+                os.write(pipe, last_word[:].rstrip(b"\0"))
                 os._exit(_code(status))
     if signal.sigwait(ends) == signal.SIGTERM:
         os.kill(init, signal.SIGKILL)
@@ -89,6 +95,14 @@ def _build(job: dict[str, Any]) -> None:
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.close(null)
+    _filter(bytes.fromhex(job["filter"]))
+
+
+def _filter(steps: bytes) -> None:
+    """Put a seccomp filter over this process and all that it starts."""
+    array = ctypes.create_string_buffer(steps, len(steps))
+    program = struct.pack("HP", len(steps) // 8, ctypes.addressof(array))  # struct sock_fprog
+    _call("prctl", _SECCOMP, ctypes.c_ulong(_WITH_FILTER), program, 0, 0)
 
 
 def _unshare() -> None:
@@ -117,6 +131,8 @@ def _unshare() -> None:
         _write_maps(pid, maps)
     elif os.waitpid(outside, 0)[1]:
         raise OSError(errno.EPERM, "user 65534 cannot be mapped into the user namespace")
+    with contextlib.suppress(OSError):  # where it is read-only, the filter alone refuses further ones
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
 
 
 def _is_mapped(uid: int) -> bool:
@@ -146,13 +162,15 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
 
 def _mount_root(job: dict[str, Any]) -> None:
     """A root of libraries, read-only, and an empty /tmp of limited size; the old root is gone."""
-    lib = [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"]
-    paths = [path for path in map(Path, dict.fromkeys([*_LIBRARIES, *_DEVICES, *lib])) if path.exists()]
-    links = [path for path in paths if path.is_symlink() and str(path) in _LIBRARIES]  # /lib is often usr/lib
+    paths = [path for path in map(Path, job["visible"]) if path.exists()]
+    links = [path for path in paths if path.is_symlink() and path.parent == Path("/")]  # /lib is often usr/lib
     # Opened before something is mounted over them
     sources = {path: os.open(path, os.O_PATH) for path in paths if path not in links}
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", _ROOT, "tmpfs", _MS_NOSUID, "size=1m,mode=755")
+    Path(_ROOT, "tmp").mkdir()  # first, for a Python that lies in /tmp
+    options = f"size={job['file_bytes']},nr_inodes={job['n_files']},mode=700,uid={_INSIDE},gid={_INSIDE}"
+    _mount("tmpfs", f"{_ROOT}/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
     for path in links:
         Path(f"{_ROOT}{path}").symlink_to(path.readlink())
     for path, descriptor in sources.items():
@@ -166,11 +184,9 @@ def _mount_root(job: dict[str, Any]) -> None:
         else:
             target.touch()
         _mount(f"/proc/self/fd/{descriptor}", str(target), None, _MS_BIND | _MS_REC)
-        _protect(str(target), 0 if str(path) in _DEVICES else _ATTR_NODEV)
+        _protect(str(target), 0 if path.parent == Path("/dev") else _ATTR_NODEV)
         os.close(descriptor)
-    Path(_ROOT, "tmp").mkdir()
-    options = f"size={job['file_bytes']},nr_inodes={job['n_files']},mode=700,uid={_INSIDE},gid={_INSIDE}"
-    _mount("tmpfs", f"{_ROOT}/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
+    Path(f"{_ROOT}/dev/shm").symlink_to("/tmp")  # semaphores of multiprocessing are files there
     os.chdir(_ROOT)
     _call("pivot_root", b".", b".")
     _call("umount2", b".", _MNT_DETACH)
@@ -219,7 +235,7 @@ def _run(text: str, report: Callable[[str], None]) -> None:
     except SystemExit:
         reason = "left before its tests were done"
     except BaseException as error:  # noqa: BLE001 whatever it raised is what is told
-        reason = f"error: {type(error).__name__}"
+        reason = f"error: {type(error).__name__}"[:200]
         with contextlib.suppress(BaseException):  # an error may fail to say what it is
             reason = " ".join(f"{reason}: {error}".split())[:200]
     if own() == process:  # a fork that came to the end as well has no say

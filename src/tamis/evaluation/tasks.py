@@ -13,17 +13,20 @@ GENERATED = ("exact_match", "numeric", "f1", "code")  # the model writes an answ
 
 _MARKER = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)\s*", re.IGNORECASE)
 _QUOTES = "\"'“”‘’«»`*"
-_NUMBER = (
-    r"(?<!\w)(?P<sign>-?)\s?[$€£]?\s?(?P<minus>-?)"
-    r"(?:(?P<digits>\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?P<decimals>\.\d+)?|(?P<bare>\.\d+))"
-    r"(?:\s?/\s?(?P<below>\d+)(?!\s?/|\d|\.\d))?"
+_NUMBER = (  # the length of what may be tried again is bounded, so that no text takes quadratic time
+    r"(?<!\w)(?P<sign>-?)(?:[$€£]\s?)?(?P<minus>-?)"
+    r"(?:(?P<digits>\d{1,3}(?:,\d{3}){1,40}(?!\d|,\d)|\d++)(?P<decimals>\.\d++)?|(?<!\.)(?P<bare>\.\d++))"
+    r"(?:(?P<below>(?:\s?/\s?\d++)++)(?!\.\d))?"
 )
 _ANY_NUMBER = re.compile(_NUMBER)
-_MARKED = (  # of a text with several, the first "####" counts, as in GSM8K's own scoring, and the last of the others
-    re.compile(r"####[^\S\n]*[^\d\n.$€£-]{0,20}?" + _NUMBER),
-    re.compile(r"\\boxed\{[^\d\n}.$€£-]{0,20}?" + _NUMBER),
-    re.compile(r"\banswer(?:\s+is\b|\s*:)[^\d\n.$€£-]{0,60}?" + _NUMBER, re.IGNORECASE),
+# GSM8K's marker; "#### 1. Do this" and "#### Step 1" are headings
+_HASHES = re.compile(
+    rf"(?<!#)####(?!#)[^\w\n.#-]*(?:-[^\S\n]++)?(?>{_NUMBER})(?![.):][^\S\n]+[^\s\d])(?P<rest>[^\n]*)"
 )
+_BOXED = re.compile(r"\\boxed\{((?:[^{}\n]|\{[^{}\n]*\})*)")
+_STATED = re.compile(r"\banswer(?:\s+is\b|\s*:)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|\.(?!\d)")
+_CLAUSE_END = re.compile(r",\s|[;(\n]|\.(?!\d)")
 _FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")  # LaTeX's
 _MAX_DIGITS = 100  # a model that repeats a digit writes no number
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -63,18 +66,33 @@ def _normalised(text: str) -> str:
 def number(text: str) -> Fraction | None:
     """The number a text gives as its answer, or None.
 
-    It is the one after the first "####", else in the last "\\boxed{…}", else after the last "answer is" or "answer:"
-    (on the same line each), else the last in the text. 1,234 is a thousand (commas between groups of three), $ € £ and
-    % are passed over (50% is 50), - and − before the number or its currency is a sign unless a letter or digit stands
-    before it, 3/4 and \\frac{3}{4} are fractions, 1.50 is 1.5. Not covered: 1e5, decimal commas, mixed numbers, more
-    than 100 digits.
+    It is the one right after the first "####" (not in a heading such as "#### 1. Add" or "#### Step 1"), else the first
+    in the last "\\boxed{…}" that has one, else the first in the sentence after the last "answer is" or "answer:" that
+    has one, all on the marker's line, else the last in the text. Where an = follows the marked number in its clause
+    ("the answer is 5 + 6 = 11"), the number after the last = counts.
+
+    1,234 is a thousand (commas between groups of three), $ € £ and % are passed over (50% is 50), - and − right before
+    the number or its currency are a sign unless a letter or digit stands before them ("- 5" is 5, but "#### - 5" is
+    −5), 3/4 and \\frac{3}{4} are fractions, of 12/25/2020 the last part counts, 1.50 is 1.5. Not covered: 1e5, decimal
+    commas, mixed numbers, \\frac12, more than 100 digits.
     """
-    text = _FRACTION.sub(r"\1/\2", text.replace("−", "-").replace("–", "-"))
-    for place, marked in enumerate(_MARKED):
-        if found := list(marked.finditer(text)):
-            return _value(found[0 if place == 0 else -1])
+    text = text.replace("−", "-").replace("–", "-").replace("{,}", ",")
+    text = _FRACTION.sub(r"\1/\2", text)
+    if found := _HASHES.search(text):
+        return _value(_result(found, found["rest"]))
+    boxed = [found[1] for found in _BOXED.finditer(text)]
+    stated = [_SENTENCE_END.split(part, maxsplit=1)[0] for part in _STATED.split(text)[1:]]
+    for stretch in (*reversed(boxed), *reversed(stated)):
+        if found := _ANY_NUMBER.search(stretch):
+            return _value(_result(found, stretch[found.end() :]))
     last = deque(_ANY_NUMBER.finditer(text), maxlen=1)
     return _value(last[0]) if last else None
+
+
+def _result(found: re.Match[str], rest: str) -> re.Match[str]:
+    """The number after the last = of the clause that a number begins, else that number."""
+    _, equals, result = _CLAUSE_END.split(rest, maxsplit=1)[0].rpartition("=")
+    return (_ANY_NUMBER.search(result) if equals else None) or found
 
 
 def numeric(output: str, references: Sequence[str]) -> float:
@@ -84,14 +102,16 @@ def numeric(output: str, references: Sequence[str]) -> float:
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
-    if len(found[0]) > _MAX_DIGITS:
-        return None
     whole = (found["digits"] or "").replace(",", "") + (found["decimals"] or found["bare"] or "")
-    below = int(found["below"]) if found["below"] else 1
+    parts = [whole, *re.findall(r"\d+", found["below"] or "")]
+    if max(map(len, parts)) > _MAX_DIGITS:
+        return None
+    below = int(parts[1]) if len(parts) == 2 else 1
     if below == 0:
         return None
-    value = Fraction(whole) / below
-    return -value if found["sign"] or found["minus"] else value
+    value = Fraction(parts[0] if len(parts) < 3 else parts[-1]) / below
+    before = found[0][: found.start("digits" if found["digits"] else "bare") - found.start()]
+    return -value if "-" in before and len(parts) < 3 else value
 
 
 # ---- words -------------------------------------------------------------------------------------------------------

@@ -40,13 +40,13 @@ def coverage_facts(looked: "Looked") -> dict[str, Any]:
         values = looked.values[target]
         of_picks = values[picked].astype(np.float64)
         example = looked.targets[target]
-        text = " ".join(m.content for m in example.messages if m.role != "system")[: 2 * N_SNIPPET]
+        words = " ".join(m.content for m in example.messages if m.role != "system").split()
         lines.append(
             {
                 "target": name,
                 "group": groups[target],
                 "id": example.row_id or example.id,
-                "text": " ".join(text.split())[:N_SNIPPET] if target < _N_WITH_TEXT else "",
+                "text": _clipped(words) if target < _N_WITH_TEXT else "",
                 "n_picks": n_taken[target],
                 "best_pool": float(values.max()),
                 "best": float(of_picks.max()),
@@ -63,6 +63,11 @@ def coverage_facts(looked: "Looked") -> dict[str, Any]:
         "groups": [_group(*names, some) for names, some in by_group.items()] if len(by_group) > len(targets) else [],
         "rows": lines,
     }
+
+
+def _clipped(words: list[str]) -> str:
+    text = " ".join(words[: N_SNIPPET + 1])  # more of them have no place
+    return text if len(text) <= N_SNIPPET else f"{text[: N_SNIPPET - 1].rstrip()}…"
 
 
 def _group(target: str, group: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def score_figure(scores: Mapping[str, Any]) -> "Figure":
 
 
 def coverage_figure(coverage: Mapping[str, Any]) -> "Figure":
-    """Target rows by how many picks they took: above how many, below how near pool and picks come."""
+    """Target rows by how many picks they have: above how many, below how near pool and picks come."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -84,7 +84,7 @@ def coverage_figure(coverage: Mapping[str, Any]) -> "Figure":
     edges = np.arange(len(rows) + 1) + 0.5
     places = np.arange(1, len(rows) + 1)
     above.stairs([row["n_picks"] for row in rows], edges, fill=True, color=BLUE)
-    above.set_ylabel("picks taken", fontsize=_SMALL)
+    above.set_ylabel("picks taken" if coverage["by_turns"] else "picks nearest to it", fontsize=_SMALL)
     above.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     size = 16 if len(rows) <= 100 else 7
     for key, label, colour, marker in (
@@ -97,7 +97,7 @@ def coverage_figure(coverage: Mapping[str, Any]) -> "Figure":
         places, best_pool, s=3 * size, facecolors="none", edgecolors=GREY, linewidths=0.8, label="best in pool"
     )
     below.set_ylabel(short(coverage["measure"]), fontsize=_SMALL, parse_math=False)
-    below.set_xlabel("target rows, by picks taken", fontsize=_SMALL)
+    below.set_xlabel("target rows, those with most picks first", fontsize=_SMALL)
     below.set_xlim(0.5, len(rows) + 0.5)
     below.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     starts = np.cumsum([0, *(target["n_rows"] for target in coverage["targets"])])
@@ -122,7 +122,7 @@ def coverage_figure(coverage: Mapping[str, Any]) -> "Figure":
 def length_figure(lengths: Mapping[str, Any]) -> "Figure":
     """Shares of pool and picks by length, on a logarithmic axis, with the medians."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
     axis = figure.subplots()
@@ -135,9 +135,11 @@ def length_figure(lengths: Mapping[str, Any]) -> "Figure":
     axis.set_xscale("log")
     axis.set_xlim(lengths["edges"][0], lengths["edges"][-1])
     axis.set_ylim(0)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    n_decades = np.log10(lengths["edges"][-1] / lengths["edges"][0])
+    steps = (1, 2, 5) if n_decades <= 2 else (1, 3) if n_decades <= 4.5 else (1,)  # so that numbers have room
+    axis.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else ""))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.set_xlabel(lengths["unit"], fontsize=_SMALL)
     axis.set_ylabel("share of rows", fontsize=_SMALL)

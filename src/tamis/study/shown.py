@@ -30,11 +30,11 @@ def against_random(summary: Summary) -> Iterator[tuple[str, Shown]]:
             small = f"{bounds}\n{row.verdict.removesuffix(' than random')}".strip()
             return Cell(value(measure, row.difference, sign=True), small, css)
 
-        how = "; ".join(dict.fromkeys(own["how"]))
-        explained = (
-            f"{label(measure).capitalize()} minus that of random picks of the same budget, 95% interval, and what is"
-            f" shown after Holm's correction over all {len(own):,} comparisons ({how}). {_direction(measure)}"
-        )
+        explained = f"{label(measure).capitalize()} minus that of random picks of the same budget, 95% interval, and "
+        tested = own[own["verdict"] != NOT_TESTED]
+        how = "; ".join(dict.fromkeys(tested["how"]))
+        shown = f"what is shown after Holm's correction over all {len(tested):,} that were tested ({how})"
+        explained += f"{shown if len(tested) else 'no test'}. {_direction(measure)}"
         title = f"{label(measure)}, minus random"
         yield measure, matrix(title, explained, "differences", own, "budget", list(dict.fromkeys(own["budget"])), cell)
 

@@ -80,13 +80,13 @@ def _on_budgets(summary: Summary) -> Iterator[str]:
         best = min(names, key=lambda name: ranked.get(name, np.inf))
         said = f"{MEASURES[measure].capitalize()}{_named(experiment)}: {standing(group[group['method'] == best])}."
         if best in ranked and RANDOM in ranked:
-            said += _ranking(ranked, names, best)
+            said += ranking(ranked, names, best)
         yield said
     if not summary.means["method"].isin(BASELINES).all() and not len(tested):
         yield "No method can be compared with random picks: the study has none of the same budget."
 
 
-def _ranking(ranked: dict[str, float], names: list[str], best: str) -> str:
+def ranking(ranked: dict[str, float], names: list[str], best: str) -> str:
     """Where the best of several methods ranks, and what random rows do: its lead is no praise if random has it too."""
     own, randoms = ranked[best], ranked[RANDOM]
     level = bool(np.isclose(own, randoms))
@@ -203,7 +203,8 @@ def caveats(study: Results, summary: Summary) -> list[str]:
         some = "Some differences" if comparisons.BY_EXAMPLES in hows else "Differences"
         said.append(f"{some} to random are tested over seeds (Welch's t-test): there are no losses of single examples.")
     if len(untested):
-        why = "; ".join(f"{note} ({n:,})" for note, n in untested["note"].value_counts(sort=False).items())
+        notes = untested["note"].value_counts(sort=False)
+        why = "; ".join(f"{note} ({n:,})" if len(notes) > 1 else f"{note}" for note, n in notes.items())
         said.append(f"Of {len(compared):,} comparisons with random {len(untested):,} are not tested: {why}.")
     n_few = tested.loc[tested["how"] == comparisons.BY_EXAMPLES, "n"].min()
     if n_few < 30:

@@ -20,6 +20,11 @@ TRAINERS: dict[str, Callable[[Picked, Path], Export]] = {
     "parquet": for_parquet,
 }
 
+OTHER_FIELDS = (
+    "fields of rows and turns other than source, role, content, tool calls, tools and which turns are learnt (name, "
+    "tool_call_id, reasoning_content and the like): selected.jsonl has the rows whole"
+)
+
 
 def export(folder: Path, trainer: str, out: Path | None = None) -> tuple[Path, Export]:
     """Write the selection of a folder for a trainer of `TRAINERS`, as a folder: FOLDER-TRAINER unless `out` is given.
@@ -34,10 +39,11 @@ def export(folder: Path, trainer: str, out: Path | None = None) -> tuple[Path, E
         raise InputError(f"{out}: this folder holds a selection, which an export would replace; choose another --out")
     picked = read_picked(folder)
     made = TRAINERS[trainer](picked, out)
-    made.lost.extend(_weights_lost(picked, trainer))
-    facts = {"export": trainer, "selection": str(folder), "n_rows": len(picked.examples), "lost": made.lost}
-    lost = "".join(f"- {line}\n" for line in made.lost) or "- nothing\n"
-    readme = f"# {len(picked.examples):,} rows for {trainer}\n\n{made.usage}\n\nNot taken over:\n\n{lost}"
+    made.lost.extend([*_weights_lost(picked, trainer), OTHER_FIELDS])
+    n_rows = len(picked.examples) - made.n_left_out
+    facts = {"export": trainer, "selection": str(folder), "n_rows": n_rows, "lost": made.lost}
+    lost = "".join(f"- {line}\n" for line in made.lost)
+    readme = f"# {n_rows:,} rows for {trainer}\n\n{made.usage}\n\nNot taken over:\n\n{lost}"
     with writing_folder(out) as temporary:
         for name, data in made.files.items():
             (temporary / name).write_bytes(data)

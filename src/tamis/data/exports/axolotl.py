@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tamis.data.exports.rows import Export, lora_modules, parquet_bytes
+from tamis.data.exports.rows import Export, lora_modules, order_lost, parquet_bytes
 from tamis.data.picked import Picked
 
 
@@ -51,6 +51,7 @@ def for_axolotl(picked: Picked, out: Path) -> Export:
         "output_dir": "./outputs",
     }
     lost = [] if picked.model else ["no model was used to select: add `base_model:` to axolotl.yaml"]
+    lost += order_lost(picked, "Axolotl")
     files["axolotl.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     return Export(files, f"`axolotl train {out / 'axolotl.yaml'}`", lost)
 

@@ -5,27 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from tamis.data.example import Example, Message
-from tamis.data.exports.rows import Export, as_json, calls, json_lines, learnt, rows
+from tamis.data.exports.rows import Export, as_json, calls, json_lines, kept_rows, learnt, order_lost, rows
 from tamis.data.picked import Picked
-from tamis.errors import InputError
 
 LLAMA_FACTORY_NAME = "tamis_selection"
 
 
 def for_llama_factory(picked: Picked, out: Path) -> Export:
     """https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md, format sharegpt."""
-    reasons: dict[str, list[str]] = {}
-    kept: list[int] = []
-    for place, example in enumerate(picked.examples):
-        reason = _not_alternating(example)
-        if reason is None:
-            kept.append(place)
-        else:
-            reasons.setdefault(reason, []).append(example.id)
-    if not kept:
-        raise InputError(f"LLaMA-Factory can read none of the rows: {'; '.join(reasons)}")
-    weights = None if picked.weights is None else [picked.weights[place] for place in kept]
-    left = Picked([picked.examples[place] for place in kept], weights, picked.config, picked.manifest)
+    left, export = kept_rows(picked, "LLaMA-Factory", _not_alternating)
     made = rows(left, _sharegpt)
     info = {
         "file_name": "data.jsonl",
@@ -41,7 +29,7 @@ def for_llama_factory(picked: Picked, out: Path) -> Export:
             "system_tag": "system",
         },
     }
-    lost = [f"{len(ids):,} rows are left out, {reason}: {', '.join(ids)}" for reason, ids in reasons.items()]
+    lost = [*export.lost, *order_lost(picked, "LLaMA-Factory")]
     all_flags = [learnt(example) for example in left.examples]
     several = [flags for flags in all_flags if len(flags) > 1]
     n_last = sum(flags == [False] * (len(flags) - 1) + [True] for flags in several)
@@ -54,7 +42,8 @@ def for_llama_factory(picked: Picked, out: Path) -> Export:
         " and `mask_history: true`, since only the last reply of a conversation is to be learnt" if last_only else ""
     )
     entry = json.dumps({LLAMA_FACTORY_NAME: info}, indent=2).encode()
-    return Export({"data.jsonl": json_lines(made), "dataset_info.json": entry}, usage, lost)
+    files = {"data.jsonl": json_lines(made), "dataset_info.json": entry, **export.files}
+    return Export(files, usage, lost, export.n_left_out)
 
 
 def _turns_after_system(example: Example) -> tuple[Message, ...]:

@@ -7,7 +7,7 @@ row would get the keys of all others.
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from tamis.data.example import Example, Message
 from tamis.data.picked import Picked
 from tamis.errors import InputError
 
+_N_IDS = 10  # of rows that are left out, where they are told of
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Files by name, how to use them, and what is lost on the way."""
+    """Files by name, how to use them, what is lost on the way, and how many rows with it."""
 
     files: dict[str, bytes]
     usage: str
     lost: list[str]
+    n_left_out: int = 0
 
 
 def as_json(value: Any) -> str:
@@ -74,6 +77,37 @@ def rows(picked: Picked, content: Callable[[Example], dict[str, Any]]) -> list[d
             row["weight"] = picked.weights[place]
         found.append(row)
     return found
+
+
+def kept_rows(picked: Picked, trainer: str, why_not: Callable[[Example], str | None]) -> tuple[Picked, Export]:
+    """The rows for which there is no reason why not, and an export that says which ones are left out, by reason.
+
+    The first ids are in its `lost`, all of them in its file left_out.json. InputError where no row is left.
+    """
+    reasons: dict[str, list[str]] = {}
+    kept: list[int] = []
+    for place, example in enumerate(picked.examples):
+        reason = why_not(example)
+        if reason is None:
+            kept.append(place)
+        else:
+            reasons.setdefault(reason, []).append(example.id)
+    if not kept:
+        raise InputError(f"{trainer} can read none of the rows: {'; '.join(reasons)}")
+    weights = None if picked.weights is None else [picked.weights[place] for place in kept]
+    made = Export({}, "", [], len(picked.examples) - len(kept))
+    for reason, ids in reasons.items():
+        more = f" and {len(ids) - _N_IDS:,} more, all in left_out.json" if len(ids) > _N_IDS else ""
+        made.lost.append(f"{len(ids):,} rows are left out, {reason}: {', '.join(ids[:_N_IDS])}{more}")
+    if reasons:
+        made.files["left_out.json"] = json.dumps(reasons, indent=2).encode()
+    return replace(picked, examples=[picked.examples[place] for place in kept], weights=weights), made
+
+
+def order_lost(picked: Picked, trainer: str) -> list[str]:
+    """What to say of `finetune.order` where the trainer shuffles rows."""
+    told = f"`finetune.order=picked`: {trainer} shuffles rows unless it is told otherwise in its own settings"
+    return [told] if picked.config.finetune.order == "picked" else []
 
 
 def learnt(example: Example) -> list[bool]:

@@ -5,7 +5,7 @@ from string import Template
 from typing import Any
 
 from tamis.data.example import Example
-from tamis.data.exports.rows import Export, json_lines, learnt, lora_modules, messages, rows
+from tamis.data.exports.rows import Export, json_lines, kept_rows, learnt, lora_modules, messages, rows
 from tamis.data.picked import Picked
 from tamis.data.template import with_sentinels
 from tamis.errors import InputError
@@ -14,8 +14,11 @@ from tamis.errors import InputError
 def for_trl(picked: Picked, out: Path) -> Export:
     """Prompt and completion: all before the first learnt turn is prompt, so that earlier turns are not learnt.
 
-    Of a last reply TRL learns, with a template without markers, also what the template writes after the end of turn.
+    A row that begins with a learnt turn is left out: TRL needs a prompt. Of a last reply TRL learns, with a template
+    without markers, also what the template writes after the end of turn.
     """
+
+    picked, left = kept_rows(picked, "TRL", _without_prompt)
 
     def parts(example: Example) -> dict[str, Any]:
         first = _first_learnt(example)
@@ -26,10 +29,11 @@ def for_trl(picked: Picked, out: Path) -> Export:
     several = any(turn["role"] != "assistant" for row in made for turn in row["completion"])
     # With markers the loss ends where the turn does, not after a newline that the template writes behind it
     marked = picked.template is not None and with_sentinels(picked.template) is not None
-    lost = []
+    lost = left.lost
     if dropped := sum(not all(learnt(e)[learnt(e).index(True) :]) for e in picked.examples):
         lost.append(f"turns not to be learnt after a learnt one: TRL learns them, in {dropped:,} rows")
-    files = {"data.jsonl": json_lines(made), "train.py": _script(picked, several or marked, list(made[0])).encode()}
+    script = _script(picked, several or marked, list(made[0])).encode()
+    files = {"data.jsonl": json_lines(made), "train.py": script, **left.files}
     if picked.template is not None:
         files["chat_template.jinja"] = picked.template.encode()
     usage = f"`pip install 'trl>=1.0' peft`, then `python {out / 'train.py'}{'' if picked.model else ' --model NAME'}`"
@@ -38,7 +42,11 @@ def for_trl(picked: Picked, out: Path) -> Export:
             "; conversations with several learnt turns need a chat template with {% generation %} markers, or of a "
             "family for which TRL has one (assistant_only_loss)"
         )
-    return Export(files, usage, lost)
+    return Export(files, usage, lost, left.n_left_out)
+
+
+def _without_prompt(example: Example) -> str | None:
+    return None if _first_learnt(example) else "since they begin with a learnt turn, and TRL needs a prompt"
 
 
 def _first_learnt(example: Example) -> int:
@@ -64,6 +72,7 @@ def _script(picked: Picked, assistant_only: bool, columns: list[str]) -> str:
         "completion_only_loss": True,
         "assistant_only_loss": assistant_only,
         "gradient_checkpointing": tuning.activation_checkpointing,
+        "train_sampling_strategy": "sequential" if tuning.order == "picked" else "random",
         "seed": picked.config.seed,
         "report_to": "none",
     }
