@@ -272,7 +272,7 @@ def test_a_selection_goes_to_picked_unless_said(
     (tmp_path / "a.jsonl").write_text("".join(f'{{"question": "Q{i}", "answer": "A"}}\n' for i in range(40)) + "x\n")
     monkeypatch.chdir(tmp_path)
     told = cli("select", "--pool", "a.jsonl", "--method", "random", "--budget", "4").stdout
-    assert "report.html, report.json, figures/, tables/, config.yaml, manifest.json; 1 bad rows in rejected.jsonl" in told
+    assert "report.json, figures/, tables/, config.yaml, manifest.json; 1 bad rows in rejected.jsonl" in told
     assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "picked"}
     assert cli("select", "--pool", "a.jsonl", "--method", "random", "--on-bad-row", "error", code=2).stderr.startswith(
         "tamis: a.jsonl row 41: not valid JSON"

@@ -44,7 +44,8 @@ def _answer(text: str, before: str, head: str, name: str) -> str:
         if head and (_INDENTED.match(dedented.lstrip("\n")) or not _chosen(pieces(dedented), name)):
             return _continued(head, text, False)
         text = dedented
-    begun = any(re.search(rf"\b{re.escape(name)}\b", block) for block in fenced)  # faulty code is not mended
+    begins = re.compile(rf"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+)?{re.escape(name)}[ \t]*(?:\(.*:|=(?!=))", re.MULTILINE)
+    begun = any(begins.search(block) for block in fenced)  # faulty code between fences is not mended
     for parts in (fenced, [] if begun else pieces(text)):
         if chosen := _chosen(parts, name):
             return f"{before}\n{chosen}"

@@ -15,7 +15,7 @@ _STARTS = re.compile(r"(?:from|import|def|async|class|if|try)\b|@|\w[\w, ]*(?::[
 def blocks(text: str) -> list[str]:
     """The texts between fences, those that are left open too; without the indentation of their fence.
 
-    A block ends at the first fence that leaves it code, so not at one within a string, else at the first one.
+    A block ends at the first fence that is not within a string of triple quotes, else at the first one.
     """
     found, place = [], 0
     while opening := _FENCE.search(text, place):
@@ -24,8 +24,7 @@ def blocks(text: str) -> list[str]:
         ends = [(end.start(), end.end()) for end in close.finditer(text, opening.end())]
         ends = ends or [(len(text), len(text))]
         start = opening.end()
-        code_ends = (end for end in ends if _is_code(text[start : end[0]]))
-        end, place = next(code_ends, ends[0])
+        end, place = next((end for end in ends if _is_closed(text[start : end[0]])), ends[0])
         block = text[start:end]
         found.append(textwrap.dedent(block) if opening["indent"] else block)
     return found
@@ -35,7 +34,8 @@ def pieces(text: str) -> list[str]:
     """The stretches of a text with prose around them that are code, each from its first line that may begin code."""
     lines, found, n = _lines(text), [], 0
     while n < len(lines):
-        piece = whole_lines("".join(lines[n:])) if _STARTS.match(lines[n]) else ""
+        tried = not _STARTS.match(lines[n]) or (n > 0 and lines[n][0] == lines[n - 1][0] == "@")
+        piece = "" if tried else whole_lines("".join(lines[n:]))
         if piece:
             found.append(piece)
         n += len(_lines(piece)) or 1
@@ -118,9 +118,9 @@ def _reads(node: ast.AST, name: str) -> bool:
     return False
 
 
-def _is_code(text: str) -> bool:
-    """Whether a text is Python, or could be the body of a function."""
-    return compiles(textwrap.dedent(text)) or compiles("def f():\n" + textwrap.indent(textwrap.dedent(text), "    "))
+def _is_closed(text: str) -> bool:
+    """Whether every triple quote has its fellow."""
+    return text.count('"""') % 2 == 0 and text.count("'''") % 2 == 0
 
 
 def _tree(code: str) -> ast.Module | None:

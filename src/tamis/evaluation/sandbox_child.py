@@ -102,7 +102,10 @@ def _filter(steps: bytes) -> None:
     """Put a seccomp filter over this process and all that it starts."""
     array = ctypes.create_string_buffer(steps, len(steps))
     program = struct.pack("HP", len(steps) // 8, ctypes.addressof(array))  # struct sock_fprog
-    _call("prctl", _SECCOMP, ctypes.c_ulong(_WITH_FILTER), program, 0, 0)
+    try:
+        _call("prctl", _SECCOMP, ctypes.c_ulong(_WITH_FILTER), program, 0, 0)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (seccomp filters, CONFIG_SECCOMP_FILTER)") from None
 
 
 def _unshare() -> None:
