@@ -182,7 +182,7 @@ class Recorder:
         return {match[1]: int(match[2].replace(",", "")) for match in found if match}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recorder() -> type[Recorder]:
     return Recorder
 

@@ -236,7 +236,7 @@ def test_weights_that_cannot_be(training: Callable[..., Training], picked: Path)
 def test_a_selection_that_is_none(cli: Cli, picked: Path, tmp_path: Path, tiny_model: Path) -> None:
     lines = (picked / "selected.jsonl").read_text().splitlines(keepends=True)
     (picked / "selected.jsonl").write_text("".join([*lines[1:], lines[0]]))
-    assert "are not those" in cli("finetune", picked, code=2).stderr
+    assert "row 1: not the row that was picked" in cli("finetune", picked, code=2).stderr
     assert "no such folder or file" in cli("finetune", tmp_path / "nowhere", code=2).stderr
     (tmp_path / "empty").mkdir()
     assert "expected a selection" in cli("finetune", tmp_path / "empty", code=2).stderr

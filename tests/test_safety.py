@@ -32,7 +32,7 @@ EVIL = [
 
 # What a model wrote is run where it is asked for, and in the sandbox alone: see tests/evaluation/test_code.py
 IN_THE_SANDBOX = {
-    "evaluation/code.py": ["compile"],  # to see whether it is Python; nothing runs
+    "evaluation/code_blocks.py": ["compile"],  # to see whether it is Python; nothing runs
     "evaluation/sandbox.py": ["subprocess"],
     "evaluation/sandbox_child.py": ["exec", "compile"],
 }

@@ -68,12 +68,10 @@ def grid(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def done(grid: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(grid: dict[str, Any], recorder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with workspace `ws` and study `out` of the whole grid. Not to be changed."""
-    from conftest import Recorder
-
     folder = tmp_path_factory.mktemp("study")
-    shown = Recorder()
+    shown = recorder()
     Study(load_study(None, {**grid, "workspace": str(folder / "ws")}), shown).run(folder / "out")
     assert f"cells: 0 found, {n_kept(folder)} to compute" in " ".join(shown.notes)
     assert N_CELLS - 2 <= n_kept(folder) <= N_CELLS  # of so few rows, two samples may be the same
