@@ -13,8 +13,10 @@ import tamis.evaluating
 from tamis.config import load_config
 from tamis.errors import InputError
 from tamis.evaluating import Evaluation, evaluate
+from tamis.evaluation.generate import Answer
 from tamis.evaluation.loss import losses
-from tamis.inputs import Inputs
+from tamis.evaluation.tasks import SCORERS
+from tamis.inputs import Inputs, digest
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base
 from tamis.settings import EvaluateConfig
 
@@ -60,9 +62,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """scripted(*texts): what the model is to have written, row by row."""
 
     def script(*texts: str) -> None:
-        def write(model: Any, tokenizer: Any, prompts: list[Any], *_: Any) -> list[str]:
+        def write(model: Any, tokenizer: Any, prompts: list[Any], *_: Any) -> list[Answer]:
             assert len(prompts) == len(texts)
-            return list(texts)
+            return [Answer(text, text.endswith("…")) for text in texts]
 
         monkeypatch.setattr(tamis.evaluating, "generate", write)
 
@@ -130,6 +132,33 @@ def test_code_runs_in_the_sandbox(run: Callable[..., Any], scripted: Callable[..
     assert found.score_reasons[0] is None
     assert "assert" in str(found.score_reasons[1])
     assert "meta.test and meta.entry_point" in str(found.score_reasons[2])
+
+
+def test_a_sandbox_that_does_not_start_is_its_rows_reason(
+    run: Callable[..., Any], scripted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tamis.evaluation.sandbox import Outcome
+
+    def run_tests(programs: list[str]) -> list[Outcome]:
+        if any("return x" in program for program in programs):
+            raise InputError("no sandbox: it did not start")
+        return [Outcome(True, "passed")] * len(programs)
+
+    monkeypatch.setattr("tamis.evaluation.code.run_tests", run_tests)
+    monkeypatch.setattr("tamis.evaluation.code.check_sandbox", lambda: None)
+    scripted("    return 2 * x", "    return x")
+    found, _, _ = run([CODE, CODE], task="code", run_code=True)
+    assert found.scores[0] == 1
+    assert np.isnan(found.scores[1])
+    assert found.score_reasons == [None, "no sandbox: it did not start"]
+
+
+def test_answers_that_were_cut_are_told(run: Callable[..., Any], scripted: Callable[..., None]) -> None:
+    scripted("8", "So 4 and …", "5 …")
+    found, _, notes = run(TEST, task="numeric")
+    assert found.cut == [False, True, False, True]
+    assert [record["cut"] for record in found.records() if record["set"] == "test"] == found.cut
+    assert any(note.startswith("test, answers cut at max_new_tokens: 2 rows") for note in notes)
 
 
 def test_code_is_not_run_unasked(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +251,11 @@ def test_the_command_writes_every_row(
     assert "4 rows, 1 skipped" in printed
     assert manifest["means"]["target_loss"]["mean"] == pytest.approx(np.mean([r["loss"] for r in records[:4]]))
     assert manifest["left_out"]["test, not scored by choice"][0]["row"] == 5
+    few = tmp_path / "few"
+    cli(*given, "--limit", 3, "--out", few)
+    of_few = json.loads((few / "manifest.json").read_text())["test"]
+    assert of_few == {"digest": digest([r["id"] for r in scored[:3]]), "n_rows": 3}
+    assert manifest["test"]["n_rows"] == 5
     # config.yaml says it all again
     again = tmp_path / "again"
     cli("evaluate", out / "config.yaml", "--out", again)
@@ -291,4 +325,18 @@ def test_real_rows(shared: Path, cli: Callable[..., Any], tmp_path: Path, name: 
     cli("evaluate", "--model", model, "--test", test, *given)
     records = [json.loads(line) for line in (tmp_path / "out" / "examples.jsonl").read_text().splitlines()]
     assert len(records) == n_rows
-    assert all(r["score"] is not None and r["output"] is not None and r["reference"] for r in records)
+    for r in records:  # scored again from what is on record
+        right = r["output"] == r["reference"][0] if task == "choice" else SCORERS[task](r["output"], r["reference"])
+        assert r["score"] == right
+        assert r["loss"] > 0
+    source = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines()[:n_rows]]
+    assert [r["row_id"] for r in records] == [row["id"] for row in source]
+    for r, given_row in zip(records, source, strict=True):  # and the references are the file's
+        meta = given_row["meta"]
+        if task == "choice":
+            assert r["reference"][0] in meta.get("correct", [meta.get("answer")])
+            assert r["score"] or r["output"] in meta.get("incorrect", "ABCD")
+        else:
+            assert r["reference"] == [str(text) for text in meta.get("answers") or [meta["answer"]]]
+    if task == "choice":
+        assert len({r["score"] for r in records}) == 2, "a small model is neither always right nor always wrong"

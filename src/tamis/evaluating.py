@@ -8,9 +8,9 @@
 Every row has its own loss, score and output; a row that has none has the reason why.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,9 +25,12 @@ from tamis.evaluation.generate import Stops, Writing, generate
 from tamis.evaluation.loss import losses
 from tamis.evaluation.references import Facts, Options, facts, options, question, references
 from tamis.evaluation.results import Evaluation, Reasons
-from tamis.evaluation.tasks import GENERATED, SCORERS, number
+from tamis.evaluation.tasks import GENERATED, SCORERS, check_references
 from tamis.inputs import Inputs
 from tamis.settings import EvaluateConfig
+
+if TYPE_CHECKING:
+    from tamis.evaluation.code import Outcome
 
 T = TypeVar("T")
 __all__ = ["Evaluation", "check_task", "evaluate"]
@@ -40,11 +43,12 @@ class _Answers:
     scores: Float[np.ndarray, " test"]
     outputs: list[str | None]
     references: list[tuple[str, ...]]
+    cut: list[bool]
     reasons: Reasons
 
     @classmethod
     def of(cls, n_rows: int) -> "_Answers":
-        return cls(np.full(n_rows, np.nan), [None] * n_rows, [()] * n_rows, [None] * n_rows)
+        return cls(np.full(n_rows, np.nan), [None] * n_rows, [()] * n_rows, [False] * n_rows, [None] * n_rows)
 
 
 def check_task(config: EvaluateConfig, inputs: Inputs) -> None:
@@ -70,9 +74,9 @@ def evaluate(
 ) -> Evaluation:
     """Loss on both sets and score on the test set, of a model that belongs to the inputs' tokenizer and template.
 
-    The model is left in evaluation mode. Rows of a batch do not influence one another. What cannot be scored is skipped
-    and reported through the inputs. InputError: a task that may not run, or that no row can be scored by; a file that
-    changed since it was read.
+    The model is left in evaluation mode. Rows of a batch do not influence one another, but for rounding (see
+    `evaluation.generate` on bfloat16). What cannot be scored is skipped and reported through the inputs. InputError: a
+    task that may not run, or that no row can be scored by; a file that changed since it was read.
     """
     check_task(config, inputs)
     test = test if config.limit is None else test[: config.limit]
@@ -99,6 +103,7 @@ def evaluate(
         scores=answers.scores,
         outputs=answers.outputs,
         references=answers.references,
+        cut=answers.cut,
         target_reasons=target_reasons,
         test_reasons=test_reasons,
         score_reasons=answers.reasons,
@@ -159,7 +164,7 @@ def _choose(
         if not np.isfinite(values).all():
             answers.reasons[i] = f"a log-likelihood is not finite: {values}"
             continue
-        best = int(values.argmax())
+        best = choice.pick(values, options_)
         answers.scores[i] = best == options_.right
         answers.outputs[i], answers.references[i] = options_.texts[best], (options_.texts[options_.right],)
 
@@ -198,9 +203,11 @@ def _write_answers(
         [test[i].id for i in encoded],
     )
     for i, output in zip(encoded, outputs, strict=True):
-        answers.outputs[i] = output
+        answers.outputs[i], answers.cut[i] = output
         if config.task != "code":
-            answers.scores[i] = SCORERS[config.task](output, answers.references[i])
+            answers.scores[i] = SCORERS[config.task](output.text, answers.references[i])
+    ended = f"no end within {config.max_new_tokens} tokens"
+    inputs.tell("test, answers cut at max_new_tokens", [(test[i], ended) for i in encoded if answers.cut[i]])
     if config.task == "code":
         _run(test, rows, list(encoded), answers)
 
@@ -212,18 +219,34 @@ def _references(task: str, example: Example, row: Facts) -> tuple[str, ...]:
             raise InputError("expected meta.test and meta.entry_point, texts that say how its code is tested")
         return (str(tests[0]),)
     found = references(example, row)
-    if task == "numeric" and all(number(text) is None for text in found):
-        raise InputError(f"no number in its reference {found[0][:40]!r}")
+    check_references(task, found)
     return found
 
 
 def _run(test: Pool, rows: Sequence[Facts], places: Sequence[int], answers: _Answers) -> None:
-    from tamis.evaluation.code import program, run_tests
+    from tamis.evaluation.code import program
 
     programs = [
         program(question(test[i]), answers.outputs[i] or "", str(rows[i]["test"]), str(rows[i]["entry_point"]))
         for i in places
     ]
-    for i, outcome in zip(places, run_tests(programs), strict=True):
-        answers.scores[i] = outcome.passed
-        answers.reasons[i] = None if outcome.passed else outcome.reason
+    for i, outcome in zip(places, _outcomes(programs), strict=True):
+        if isinstance(outcome, str):
+            answers.reasons[i] = outcome
+        else:
+            answers.scores[i] = outcome.passed
+            answers.reasons[i] = None if outcome.passed else outcome.reason
+
+
+def _outcomes(programs: Sequence[str]) -> "Iterator[Outcome | str]":
+    """The outcome of each program, or why it has none: a sandbox that does not start ends no other row."""
+    from tamis.evaluation.code import run_tests
+
+    try:
+        yield from run_tests(programs)
+    except InputError as error:
+        if len(programs) == 1:
+            yield str(error)
+            return
+        for program in programs:
+            yield from _outcomes([program])

@@ -67,9 +67,7 @@ def test_marks_do_not_change_a_prompt(tokenizer: PreTrainedTokenizerFast) -> Non
 def test_a_template_without_generation_prompt_still_begins_the_turn(
     make_tokenizer: Callable[..., PreTrainedTokenizerFast],
 ) -> None:
-    template = (
-        "{% for m in messages %}{{ ('Q: ' if m.role == 'user' else 'A: ') + m.content + '\n\n' }}{% endfor %}"
-    )
+    template = "{% for m in messages %}{{ ('Q: ' if m.role == 'user' else 'A: ') + m.content + '\n\n' }}{% endfor %}"
     chat = Chat(make_tokenizer(), max_tokens=100, template=template)
     prompt = chat.prompt(example(ASKED[:2]))
     assert prompt == "Q: One?\n\nA:"

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tamis.data.chat import Chat
 from tamis.errors import InputError
-from tamis.evaluation.choice import encode_options, scores
+from tamis.evaluation.choice import encode_options, pick, scores
 from tamis.evaluation.references import Options
 from tamis.model.load import ModelSource, load_tokenizer
 
@@ -86,6 +86,11 @@ def test_a_model_that_knows_the_letter_chooses_it(chat: Chat) -> None:
     (values,) = scores(knows, [encode_options(chat, PROMPTS[0], given)], [given], 4096)
     assert values.argmax() == given.right
     assert values[0] == values[2] < values[1]
+
+
+def test_a_tie_with_the_right_option_is_not_right() -> None:
+    given = Options(("right", "wrong", "other"), 0, True)
+    assert [pick(np.array(values), given) for values in ([2, 2, 1.0], [2, 1, 1.0], [1, 2, 2.0])] == [1, 0, 1]
 
 
 def test_an_option_without_tokens_is_refused(chat: Chat) -> None:

@@ -40,6 +40,7 @@ def run(text: str, limits: Limits = PATIENT) -> Outcome:
 
 # ---- what a reply becomes ------------------------------------------------------------------------------------------
 
+FENCE = "`" * 3
 BODY = "    if n % 2 == 0:\n        return n // 2\n    return math.fsum([n]) / 2\n"
 WHOLE = f"def half(n):\n{BODY}"
 REPLIES = {
@@ -59,6 +60,22 @@ REPLIES = {
     "CRLF": f"```python\r\n{WHOLE}```".replace("\n", "\r\n"),
     "lambda": "```python\nhalf = lambda n: n / 2\n```",
     "future": f"```python\nfrom __future__ import annotations\n{WHOLE}```",
+    "constant, bare": f"TWO = 2\n{WHOLE.replace('n // 2', 'n // TWO')}",
+    "tuple of values": "```python\ntwo, half = 2, lambda n: n / two\n```",
+    "annotated": "```python\nfrom typing import Any\nhalf: Any = lambda n: n / 2\n```",
+    "import in a block": f"```\nimport re as r\n```\nThen\n```\n{WHOLE.replace('math.', 'r and math.')}```",
+    "helper in a block": "```python\ndef two():\n    return 2\n```\n```python\ndef half(n):\n    return n / two()\n```",
+    "draft": f"```python\ndef half(n):\n    return n // 2\nprint(half(5))\n```\nCorrected:\n```python\n{WHOLE}```",
+    "draft, bare": f"def half(n):\n    return n // 2\n\nCorrected:\n\n{WHOLE}",
+    "use first": f"```python\nhalf = half\nprint(half(4))\n```\n```python\n{WHOLE}```",
+    "use after": f"{WHOLE}\nSo:\n```python\nhalf(4)\n```",
+    "fence in a docstring": f'```python\ndef half(n):\n    """Say\n    ```\n    half(4)\n    ```\n    """\n{BODY}```',
+    "fence on the last line": "```python\ndef half(n):\n    return n / 2```\nSo.",
+    "fence after prose": f"Here: ```python\n{WHOLE}```",
+    "other fences": f"~~~~python\n{WHOLE}~~~~",
+    "prose like code": f"from what we see:\nclass of problems: easy\nimport nothing so that\n\n{WHOLE}",
+    "head again": f"{WHOLE}\nThe next one.\n\n{HEAD}",
+    "a thousand terms": f"```\nx = {'+'.join(['1'] * 900)}\n```\n```\n{WHOLE}```",
     "main block": f"```python\n{WHOLE}\nif __name__ == '__main__':\n    print(half(int(input())))\n```",
 }
 
@@ -66,6 +83,28 @@ REPLIES = {
 def test_replies_in_every_shape_pass() -> None:
     outcomes = run_tests([program(PROMPT, reply, TEST, "half") for reply in REPLIES.values()], PATIENT)
     assert dict(zip(REPLIES, outcomes, strict=True)) == dict.fromkeys(REPLIES, Outcome(True, "passed"))
+
+
+PROMPTS = {
+    "bare": HEAD,
+    "in prose": f"Complete the function below.\n\n{HEAD}",
+    "indented in prose": "Write `half`:\n\n    import math\n    def half(n):\n        '''Half.'''\n\nDo it well (",
+    "without docstring": f"Go on:\n{FENCE}\nimport math\ndef half(n):\n{FENCE}",
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_head_in_every_shape_is_found(prompt: str) -> None:
+    replies = [WHOLE, BODY, f"```python\n{WHOLE}```", BODY.strip()]
+    outcomes = run_tests([program(PROMPTS[prompt], reply, TEST, "half") for reply in replies], PATIENT)
+    assert outcomes == [Outcome(True, "passed")] * len(replies)
+
+
+def test_a_prompt_without_a_head() -> None:
+    prompt = "Write a function half, so that assert half(4) == 2 holds."
+    replies = ["half = lambda n: n / 2", "    def half(n):\n        return n / 2\n", f"import math\n{WHOLE}"]
+    outcomes = run_tests([program(prompt, reply, TEST, "half") for reply in [*replies, BODY]], PATIENT)
+    assert [outcome.passed for outcome in outcomes] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(

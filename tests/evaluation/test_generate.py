@@ -45,12 +45,17 @@ def greedy(model: nn.Module, ids: np.ndarray, n_tokens: int) -> list[int]:
 NONE = Stops((), ())
 
 
+def texts(*given: Any) -> list[str]:
+    """What `generate` gives, without whether it was cut."""
+    return [answer.text for answer in generate(*given)]
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 90, 4096])
 def test_greedy_answers_are_those_of_forward_passes(
     model: nn.Module, tokenizer: Any, prompts: list[np.ndarray], batch_tokens: int
 ) -> None:
     assert len({len(ids) for ids in prompts}) > 3
-    found = generate(model, tokenizer, prompts, NONE, Writing(24, batch_tokens=batch_tokens))
+    found = texts(model, tokenizer, prompts, NONE, Writing(24, batch_tokens=batch_tokens))
     expected = [tokenizer.decode(greedy(model, ids, 24), skip_special_tokens=True) for ids in prompts]
     assert found == expected
     assert len(set(found)) > 3
@@ -61,8 +66,8 @@ def test_sampled_answers_do_not_depend_on_the_batch(
 ) -> None:
     def sampled(order: list[int], seed: int, batch_tokens: int) -> dict[int, str]:
         writing = Writing(24, temperature=1.0, seed=seed, batch_tokens=batch_tokens)
-        texts = generate(model, tokenizer, [prompts[i] for i in order], NONE, writing, [KEYS[i] for i in order])
-        return dict(zip(order, texts, strict=True))
+        found = texts(model, tokenizer, [prompts[i] for i in order], NONE, writing, [KEYS[i] for i in order])
+        return dict(zip(order, found, strict=True))
 
     together = sampled([0, 1, 2, 3, 4], 7, 4096)
     assert sampled([4, 2, 0, 3, 1], 7, 1) == together
@@ -81,7 +86,7 @@ def test_samples_have_the_probabilities_of_the_temperature(tokenizer: Any) -> No
     with torch.no_grad():
         expected = (model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1] / 2).softmax(-1).numpy()
     keys = [f"{i:x}" for i in range(4000)]
-    found = generate(model, tokenizer, [ids] * 4000, NONE, Writing(1, temperature=2.0, batch_tokens=4000), keys)
+    found = texts(model, tokenizer, [ids] * 4000, NONE, Writing(1, temperature=2.0, batch_tokens=4000), keys)
     tokens = [tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer))]
     for i in np.argsort(-expected)[:4]:
         same = [j for j, text in enumerate(tokens) if text == tokens[i]]
@@ -92,17 +97,21 @@ def test_samples_have_the_probabilities_of_the_temperature(tokenizer: Any) -> No
 
 def test_answers_end_at_stops(model: nn.Module, tokenizer: Any, prompts: list[np.ndarray]) -> None:
     written = [greedy(model, ids, 24) for ids in prompts]
-    whole = generate(model, tokenizer, prompts, NONE, Writing(24))
+    whole = texts(model, tokenizer, prompts, NONE, Writing(24))
     token = written[0][6]
-    by_id = generate(model, tokenizer, prompts, Stops((token,), ()), Writing(24))
+    by_id = texts(model, tokenizer, prompts, Stops((token,), ()), Writing(24))
     for ids, text in zip(written, by_id, strict=True):
         end = ids.index(token) if token in ids else len(ids)
         assert text == tokenizer.decode(ids[:end], skip_special_tokens=True)
     stop = whole[0][5:9]
     n_steps = []
     handle = model.register_forward_hook(lambda *_: n_steps.append(1))
-    by_text = generate(model, tokenizer, prompts[:1], Stops((), (stop,)), Writing(24))
+    by_text = texts(model, tokenizer, prompts[:1], Stops((), (stop,)), Writing(24))
     handle.remove()
+    assert all(answer.cut for answer in generate(model, tokenizer, prompts, NONE, Writing(24)))
+    assert not generate(model, tokenizer, prompts[:1], Stops((), (stop,)), Writing(24))[0].cut
+    ended = [answer.cut for answer in generate(model, tokenizer, prompts, Stops((token,), ()), Writing(24))]
+    assert ended == [token not in ids for ids in written]
     assert by_text == [whole[0][: whole[0].index(stop)]]
     assert len(n_steps) < 24  # it stopped there: it was not only cut
 
@@ -117,23 +126,23 @@ def test_settings_that_come_with_a_model_are_left_aside(
     tiny_model: Path, tokenizer: Any, prompts: list[np.ndarray]
 ) -> None:
     model: Any = load_base(ModelSource(str(tiny_model)))
-    plain = generate(model, tokenizer, prompts, NONE, Writing(24))
+    plain = texts(model, tokenizer, prompts, NONE, Writing(24))
     own = model.generation_config
     own.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, no_repeat_ngram_size=1, max_length=20)
-    assert generate(model, tokenizer, prompts, NONE, Writing(24)) == plain
+    assert texts(model, tokenizer, prompts, NONE, Writing(24)) == plain
     assert model.generation_config is own
     assert own.repetition_penalty == 3.0
 
 
 def test_an_adapter_writes_too(tiny_model: Path, tokenizer: Any, prompts: list[np.ndarray]) -> None:
     base = load_base(ModelSource(str(tiny_model)))
-    plain = generate(base, tokenizer, prompts, NONE, Writing(12))
+    plain = texts(base, tokenizer, prompts, NONE, Writing(12))
     adapted = add_lora(base, LoraSettings(4, 8, 0.0, "attention"), 0)
-    assert generate(adapted, tokenizer, prompts, NONE, Writing(12)) == plain  # B is still 0
+    assert texts(adapted, tokenizer, prompts, NONE, Writing(12)) == plain  # B is still 0
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter.data, std=0.5)
-    found = generate(adapted, tokenizer, prompts, NONE, Writing(12))
+    found = texts(adapted, tokenizer, prompts, NONE, Writing(12))
     assert found != plain
     assert found == [tokenizer.decode(greedy(adapted, ids, 12), skip_special_tokens=True) for ids in prompts]
 
@@ -161,7 +170,7 @@ class MindsPadding(nn.Module):
 
 
 def test_a_model_that_minds_padding_gets_none(model: nn.Module, tokenizer: Any, prompts: list[np.ndarray]) -> None:
-    found = generate(MindsPadding(model), tokenizer, [*prompts, prompts[0]], NONE, Writing(12))
+    found = texts(MindsPadding(model), tokenizer, [*prompts, prompts[0]], NONE, Writing(12))
     assert found[:-1] == [tokenizer.decode(greedy(model, ids, 12), skip_special_tokens=True) for ids in prompts]
     assert found[-1] == found[0]
 
@@ -183,5 +192,5 @@ def test_every_family_writes_in_a_batch_as_alone(name: str) -> None:
     model = family(name)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 64, n).astype(np.int32) for n in (9, 3, 14, 6)]
-    found = generate(model, Numbers(), prompts, NONE, Writing(12))
+    found = texts(model, Numbers(), prompts, NONE, Writing(12))
     assert found == [Numbers().decode(greedy(model, ids, 12)) for ids in prompts]

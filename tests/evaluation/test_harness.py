@@ -12,7 +12,7 @@ from tamis.config import load_config
 from tamis.errors import InputError
 from tamis.evaluating import evaluate
 from tamis.evaluation import choice
-from tamis.evaluation.harness import HarnessResults, HarnessSettings, check_harness, run_harness
+from tamis.evaluation.harness import HarnessResults, HarnessSettings, check_harness, load_tasks, run_harness
 from tamis.evaluation.harness_tasks import tasks_of
 from tamis.evaluation.references import facts, options
 from tamis.inputs import Inputs
@@ -56,7 +56,9 @@ def both(
     config = EvaluateConfig(task=task, max_new_tokens=12, limit=limit)
     ours = evaluate(model, inputs, None, inputs.evaluation, config, 0)
     settings = HarnessSettings(str(folder), limit, 2, 12)
-    theirs = run_harness(model, inputs.tokenizer, inputs.chat, inputs.max_tokens, ["local"], settings)
+    theirs = run_harness(
+        model, inputs.tokenizer, inputs.chat, inputs.max_tokens, load_tasks(["local"], settings), settings
+    )
     return ours, theirs, model
 
 
@@ -146,6 +148,16 @@ def test_task_files(sums: Path, choices: Path, tmp_path: Path) -> None:
         tasks_of([str(sums)], "code", tmp_path, "x")
 
 
+def test_rows_that_no_task_file_can_have(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([row("How many?", "5"), '{"messages": "broken"}', "no json", row("Why?", "No number.")]))
+    made = tasks_of([str(file)], "numeric", tmp_path / "tasks", "mine")
+    assert made.n_rows == 1
+    assert [bad.row for bad, _ in made.left_out] == [2, 3, 4]
+    assert made.left_out[2][1] == "no number in its reference 'No number.'"
+    assert tasks_of([str(file)], "f1", tmp_path / "tasks", "words").n_rows == 2
+
+
 def test_without_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r'pip install "tamis\[harness\]"'):
@@ -159,6 +171,34 @@ def test_unknown_tasks_and_folders(sums: Path, tmp_path: Path) -> None:
         check_harness(["sums_of_mien"], str(tmp_path))
     with pytest.raises(InputError, match="expected a folder of lm-eval task files"):
         check_harness(["x"], str(tmp_path / "nowhere"))
+
+
+@needs_lm_eval
+def test_what_was_scored_before_lm_eval_failed_is_kept(
+    cli: Any, tiny_model: Path, choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks_of([str(choices)], "choice", tmp_path / "tasks", "mine")
+    given = ["--model", tiny_model, "--test", choices, "--harness", "mine", "--include-path", tmp_path / "tasks"]
+    monkeypatch.setattr("lm_eval.evaluator.evaluate", lambda **_: {}["gone"])
+    failed = cli("evaluate", *given, "--out", tmp_path / "out", code=2)
+    assert "lm-eval cannot run mine: 'gone'" in failed.stderr
+    assert "written to" in failed.stdout
+    assert len((tmp_path / "out" / "examples.jsonl").read_text().splitlines()) == 5
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["missing"] == "lm-eval (mine) failed: lm-eval cannot run mine: 'gone'"
+    assert not (tmp_path / "out" / "harness.json").exists()
+
+
+@needs_lm_eval
+def test_a_task_without_its_data_is_known_before_any_work(
+    cli: Any, tiny_model: Path, choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks_of([str(choices)], "choice", tmp_path / "tasks", "mine")
+    (tmp_path / "tasks" / "mine.jsonl").unlink()
+    monkeypatch.setattr("tamis.evaluating.evaluate", lambda *_: pytest.fail("evaluated"))
+    given = ["--model", tiny_model, "--test", choices, "--harness", "mine", "--include-path", tmp_path / "tasks"]
+    assert "lm-eval cannot load mine" in cli("evaluate", *given, "--out", tmp_path / "out", code=2).stderr
+    assert not (tmp_path / "out").exists()
 
 
 @needs_lm_eval

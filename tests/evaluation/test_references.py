@@ -71,6 +71,13 @@ MMLU = "Which?\nI. one\nII. two\nA. I only\nB. II only\nC. Both.\nD. C\nAnswer:"
         ("Which?", "red", {"meta": {"choices": ["blue", "red"], "answer": 1}}, Options(("blue", "red"), 1, True)),
         ("Which?", "red", {"meta": {"choices": ["blue", "red"], "answer": "B"}}, Options(("blue", "red"), 1, True)),
         ("Which?", "red", {"meta": {"choices": ["blue", "red"]}}, Options(("blue", "red"), 1, True)),
+        ("Which?", "x", {"meta": {"choices": [1, 2], "answer": "1"}}, Options(("1", "2"), 0, True)),
+        ("Which?", "x", {"meta": {"choices": [0, 1], "answer": 1}}, Options(("0", "1"), 1, True)),
+        ("Which?", "x", {"meta": {"choices": [3, 4], "answer": 4}}, Options(("3", "4"), 1, True)),
+        ("A. I\nB. II\nC. III", "I", {}, Options(("A", "B", "C"), 0, False)),  # no letter among them, but a text
+        ("A. x\nB. y", "Answer: B", {}, Options(("A", "B"), 1, False)),
+        ("A. x\nB. y", "The answer is (b).", {}, Options(("A", "B"), 1, False)),
+        ("A. x\nB. y", "b", {}, Options(("A", "B"), 1, False)),
     ],
 )
 def test_options(tmp_path: Path, question: str, answer: str, more: dict[str, Any], expected: Options) -> None:
@@ -87,6 +94,7 @@ def test_options(tmp_path: Path, question: str, answer: str, more: dict[str, Any
         (MMLU, "None of these", {}, "found 'None of these'"),
         ("Which?", "green", {"meta": {"choices": ["blue", "red"]}}, "found 'green'"),
         ("Which?", "x", {"meta": {"choices": ["blue", "red"], "answer": 2}}, "found '2'"),
+        ("Which?", "x", {"meta": {"choices": [1, 2], "answer": 1}}, "text of one choice and the place of another"),
     ],
 )
 def test_rows_without_options(tmp_path: Path, question: str, answer: str, more: dict[str, Any], said: str) -> None:

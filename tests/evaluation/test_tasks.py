@@ -45,12 +45,44 @@ NUMBERS = [
     (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
     (r"\boxed{-\dfrac{1}{2}}", Fraction(-1, 2)),
     ("version 1.2.3", 3),
+    ("The answer is 3,000, since 3 * 1,000.", 3000),
+    ("#### 1,234, done", 1234),
+    ("It costs 2,000,", 2000),
+    ("Total - 18", 18),
+    ("- 18 eggs", 18),
+    ("---\n18", 18),
+    ("Result: 10 - 4", 4),
+    ("5 - -3", -3),
+    ("#### - 5", -5),
+    ("#### Step 1: add\n3 + 4 = 7\n\n#### Step 2: double\n14\nThe answer is 14. Not 3", 14),
+    ("#### 1. Start\nAnswer: 14\n#### 2. End", 14),
+    ("##### 1\nAnswer: 14\n##### 2", 14),
+    ("#### 1. Start\n#### 18", 18),
+    ("The answer is 5 + 6 = 11", 11),
+    ("Answer: 3 apples + 4 apples = 7", 7),
+    (r"\boxed{5 + 6 = 11}", 11),
+    ("The answer is 5. This is because 10 = 2 * 5.", 5),
+    ("The answer is 5, since 10 = 2 * 5", 5),
+    ("Answer: 5 (10 = 2 * 5)", 5),
+    ("12/25/2020", 2020),
+    ("3/4/5", 5),
+    (r"\boxed{1{,}000}", 1000),
+    (r"\boxed{\text{5 apples}} of 9", 5),
+    (r"\boxed{18}, so \boxed{}", 18),
+    ("The answer is" + " very" * 40 + " 42 of 50", 42),
 ]
 
 
 @pytest.mark.parametrize(("text", "value"), NUMBERS)
 def test_number(text: str, value: Fraction | int | None) -> None:
     assert number(text) == value
+
+
+def test_a_long_text_takes_no_quadratic_time() -> None:
+    """Quadratic, each of these took minutes."""
+    for part in ("111,", "1", "1/", "answer is ", "#### ", "\\boxed{", "-", " ", "#", "1,111", "$ "):
+        found = number(part * 100_000)
+        assert found is None or found in (1, 111, 1111), part
 
 
 @pytest.mark.parametrize(

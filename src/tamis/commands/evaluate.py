@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tamis.config import Config
-    from tamis.evaluation.harness import HarnessResults
+    from tamis.evaluation.harness import HarnessResults, HarnessSettings, LoadedTasks
     from tamis.evaluation.results import Evaluation
     from tamis.inputs import Inputs
     from tamis.progress import Progress
@@ -115,7 +115,6 @@ def _config(given: dict[str, Any]) -> "Config":
 def _run(given: dict[str, Any]) -> None:
     from tamis.data.selection import check_free
     from tamis.evaluating import check_task
-    from tamis.evaluation.harness import check_harness
     from tamis.inputs import Inputs
     from tamis.progress import make
 
@@ -127,24 +126,36 @@ def _run(given: dict[str, Any]) -> None:
     check_free(out)  # what cannot be is known before hours of work
     inputs = Inputs(config, progress.note)
     check_task(settings, inputs)
-    if settings.harness:
-        check_harness(settings.harness, settings.include_path)
+    tasks = _tasks(inputs, config, progress) if settings.harness else None
     adapter = _adapter(config)
     _ = inputs.evaluation, inputs.has_target and inputs.target
     start = time.perf_counter()
     with progress.stage("load model", 0):
         model = _model(inputs, adapter)
     evaluation, ran = None, None
+
+    def write(missing: str | None = None) -> None:
+        manifest = {**_manifest(config, inputs, adapter), "seconds": round(time.perf_counter() - start, 3)}
+        _write(out, config, evaluation, ran, manifest if missing is None else {**manifest, "missing": missing})
+
     if config.data.evaluation:
         evaluation = _evaluate(model, inputs, config, progress)
         for line in _summary(evaluation):
             typer.echo(line)
-    if settings.harness:
-        ran = _harness(model, inputs, config, progress)
+        if tasks is not None:
+            write(f"lm-eval ({', '.join(settings.harness)}) had not ended")  # it may take hours, and fail
+    if tasks is not None:
+        try:
+            ran = _harness(model, inputs, config, tasks, progress)
+        except Exception as error:
+            if evaluation is not None:
+                write(f"lm-eval ({', '.join(settings.harness)}) failed: {error}")
+                typer.echo(_written(out, evaluation, None))
+            raise
         for line in _harness_summary(ran):
             typer.echo(line)
-    manifest = {**_manifest(config, inputs, adapter), "seconds": round(time.perf_counter() - start, 3)}
-    _write(out, config, evaluation, ran, manifest)
+    write()
+    typer.echo(_written(out, evaluation, ran))
 
 
 def _adapter(config: "Config") -> Path | None:
@@ -175,11 +186,28 @@ def _evaluate(model: "nn.Module", inputs: "Inputs", config: "Config", progress: 
         return score(model, inputs, target, inputs.evaluation, config.evaluate, config.seed)
 
 
-def _harness(model: "nn.Module", inputs: "Inputs", config: "Config", progress: "Progress") -> "HarnessResults":
-    from tamis.evaluation.harness import HarnessSettings, run_harness
+def _tasks(inputs: "Inputs", config: "Config", progress: "Progress") -> "LoadedTasks":
+    from tamis.evaluation.harness import load_tasks
+
+    with progress.stage("load tasks", 0):
+        return load_tasks(config.evaluate.harness, _harness_settings(inputs, config))
+
+
+def _harness(
+    model: "nn.Module", inputs: "Inputs", config: "Config", tasks: "LoadedTasks", progress: "Progress"
+) -> "HarnessResults":
+    from tamis.evaluation.harness import run_harness
+
+    settings = _harness_settings(inputs, config)
+    with progress.stage("lm-eval", 0):
+        return run_harness(model, inputs.tokenizer, inputs.chat, inputs.max_tokens, tasks, settings)
+
+
+def _harness_settings(inputs: "Inputs", config: "Config") -> "HarnessSettings":
+    from tamis.evaluation.harness import HarnessSettings
 
     given = config.evaluate
-    settings = HarnessSettings(
+    return HarnessSettings(
         given.include_path,
         given.limit,
         batch_size=max(1, given.batch_tokens // inputs.max_tokens),
@@ -187,8 +215,6 @@ def _harness(model: "nn.Module", inputs: "Inputs", config: "Config", progress: "
         seed=config.seed,
         show=sys.stderr.isatty(),
     )
-    with progress.stage("lm-eval", 0):
-        return run_harness(model, inputs.tokenizer, inputs.chat, inputs.max_tokens, given.harness, settings)
 
 
 def _summary(evaluation: "Evaluation") -> list[str]:
@@ -227,7 +253,8 @@ def _manifest(config: "Config", inputs: "Inputs", adapter: Path | None) -> dict[
     from tamis.model.load import ModelSource, model_digest
 
     libraries = (*_LIBRARIES, *(["lm_eval"] if config.evaluate.harness else []))
-    pools = {"target": inputs.target if inputs.has_target else None, "test": inputs.evaluation}
+    test = inputs.evaluation and inputs.evaluation[: config.evaluate.limit]  # the rows that were scored
+    pools = {"target": inputs.target if inputs.has_target else None, "test": test}
     return {
         "kind": "evaluation",
         "versions": {name: version(name) for name in libraries},
@@ -257,5 +284,8 @@ def _write(
         (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         if ran is not None:
             ran.save(folder)
+
+
+def _written(out: Path, evaluation: "Evaluation | None", ran: "HarnessResults | None") -> str:
     files = [*(["examples.jsonl"] if evaluation else []), *(["harness.json, harness/"] if ran else [])]
-    typer.echo(printable(f"written to {out}: {', '.join(files)}, config.yaml, manifest.json"))
+    return printable(f"written to {out}: {', '.join(files)}, config.yaml, manifest.json")

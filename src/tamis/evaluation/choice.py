@@ -3,7 +3,7 @@
 Score of an option o after prompt p: log P(o | p) = sum over the tokens t of o of log P(t | p, what precedes t in o),
 without an end of turn. Where options are texts of several lengths it is divided by their characters, as lm-eval's
 acc_norm is (Gao et al., EleutherAI/lm-evaluation-harness); letters all have one length and are not. The highest score
-wins, and of equal ones the first.
+wins; the right option is found only where its score is above that of every wrong one (see `pick`).
 """
 
 from collections.abc import Sequence
@@ -46,6 +46,12 @@ def scores(
         sums[i] = np.array([-next(means) * encoded.n_supervised for encoded in rows[i]])
     lengths = [[len(text) if given.by_length else 1 for text in given.texts] for given in options]
     return [sums[i] / np.array(lengths[i]) for i in range(len(rows))]
+
+
+def pick(values: Float64[np.ndarray, " option"], options: Options) -> int:
+    """The place of the option with the highest score; of equal ones the first wrong one, for a tie shows nothing."""
+    best = np.flatnonzero(values == values.max())
+    return int(next((place for place in best if place != options.right), best[0]))
 
 
 def _is_one_token(row: Sequence[Encoded]) -> bool:

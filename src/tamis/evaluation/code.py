@@ -66,16 +66,17 @@ def _head(prompt: str, name: str) -> tuple[str, str]:
     Both are empty where the prompt shows none.
     """
     text = _plain(prompt)
-    begins = re.compile(rf"^(?P<decorators>(?:[ \t]*@.*\n)*)[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.M)
+    begins = re.compile(rf"^(?:[ \t]*@.*\n)*(?P<indent>[ \t]*)(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.M)
     for part in (*blocks(text), text):
         for found in begins.finditer(part):
             lines = part[: found.start()].splitlines(keepends=True)
             for n in range(len(lines) + 1):  # the first line from which all is code down to the function
-                code = textwrap.dedent("".join(lines[n:]) + part[found.start() :])
+                code = re.sub(f"^{found['indent']}", "", "".join(lines[n:]) + part[found.start() :], flags=re.M)
                 own = begins.search(code)
-                if own and (n == len(lines) or code[:1].strip()) and compiles(code[: own.start()]):
-                    if head := _begun(code, own.end()):
-                        return code[: own.start()], head
+                if not own or (n < len(lines) and not code[:1].strip()) or not compiles(code[: own.start()]):
+                    continue
+                if head := _begun(code, own.end()):
+                    return code[: own.start()], head
     return "", ""
 
 

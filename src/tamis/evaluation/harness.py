@@ -10,8 +10,8 @@ import importlib.util
 import io
 import json
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,14 @@ class HarnessSettings:
     show: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedTasks:
+    """Names of tasks, and what lm-eval made of them."""
+
+    names: tuple[str, ...]
+    loaded: dict[str, Any]
+
+
 def check_harness(tasks: Sequence[str], include_path: str | None) -> Any:
     """lm-eval's manager of these tasks. InputError: lm-eval is not installed, or has no such task."""
     if importlib.util.find_spec("lm_eval") is None:
@@ -81,41 +89,56 @@ def check_harness(tasks: Sequence[str], include_path: str | None) -> Any:
     return manager
 
 
+def load_tasks(tasks: Sequence[str], settings: HarnessSettings) -> LoadedTasks:
+    """Tasks of lm-eval with their data, without a model: what they lack is known before hours of work.
+
+    InputError: lm-eval is not installed, has no such task, or cannot get its data.
+    """
+    manager = check_harness(tasks, settings.include_path)
+    with _reported("load", tasks, settings):
+        loaded = manager.load(list(tasks))
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=settings.seed)
+    return LoadedTasks(tuple(tasks), loaded)
+
+
 def run_harness(
-    model: nn.Module, tokenizer: Any, chat: Chat, max_tokens: int, tasks: Sequence[str], settings: HarnessSettings
+    model: nn.Module, tokenizer: Any, chat: Chat, max_tokens: int, tasks: LoadedTasks, settings: HarnessSettings
 ) -> HarnessResults:
     """Run tasks of lm-eval on a model, with or without an adapter, that lies in memory.
 
     max_tokens   longer prompts are cut on the left
 
-    InputError: lm-eval is not installed, has no such task, or cannot get its data.
+    InputError: lm-eval cannot run them.
     """
-    manager = check_harness(tasks, settings.include_path)
     from lm_eval.evaluator import evaluate
 
+    with _reported("run", tasks.names, settings), torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        found = evaluate(
+            lm=_language_model(model, tokenizer, chat, max_tokens, settings),
+            task_dict=tasks.loaded,
+            limit=settings.limit,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            log_samples=True,
+            bootstrap_iters=1000,
+        )
+    return HarnessResults(found["results"], found["versions"], found["samples"])
+
+
+@contextmanager
+def _reported(what: str, tasks: Sequence[str], settings: HarnessSettings) -> Iterator[None]:
+    """lm-eval's errors in one sentence, and its log and bars not at all, unless shown."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    shown = nullcontext() if settings.show else redirect_stderr(io.StringIO())
     try:
-        with shown, torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            loaded = manager.load(list(tasks))
-            for task in loaded["tasks"].values():
-                if task.get_config("num_fewshot") is None:
-                    task.set_config(key="num_fewshot", value=0)
-                task.set_fewshot_seed(seed=settings.seed)
-            found = evaluate(
-                lm=_language_model(model, tokenizer, chat, max_tokens, settings),
-                task_dict=loaded,
-                limit=settings.limit,
-                apply_chat_template=True,
-                fewshot_as_multiturn=True,
-                log_samples=True,
-                bootstrap_iters=1000,
-            )
+        with nullcontext() if settings.show else redirect_stderr(io.StringIO()):
+            yield
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"lm-eval cannot run {', '.join(tasks)}: {said[:400]}") from error
-    return HarnessResults(found["results"], found["versions"], found["samples"])
+        raise InputError(f"lm-eval cannot {what} {', '.join(tasks)}: {said[:400]}") from error
 
 
 def _language_model(model: nn.Module, tokenizer: Any, chat: Chat, max_tokens: int, settings: HarnessSettings) -> Any:

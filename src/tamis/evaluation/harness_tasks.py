@@ -17,10 +17,10 @@ import yaml
 
 from tamis.data.example import Example
 from tamis.data.export import atomic_write
-from tamis.data.files import read
+from tamis.data.files import Rejected, read
 from tamis.errors import InputError
 from tamis.evaluation.references import answer, facts, options, references
-from tamis.evaluation.tasks import SCORERS
+from tamis.evaluation.tasks import SCORERS, check_references
 
 _SCORES = '''"""How lm-eval scores an answer as tamis does; named by the task files beside it."""
 
@@ -36,11 +36,11 @@ def {task}(doc, results):
 
 @dataclass(frozen=True, slots=True)
 class TaskFile:
-    """The task file that was written, the rows it has, and those left out with the reason of each."""
+    """The task file that was written, the rows it has, and those left out or unreadable with the reason of each."""
 
     path: Path
     n_rows: int
-    left_out: list[tuple[Example, str]]
+    left_out: list[tuple[Example | Rejected, str]]
 
 
 def tasks_of(files: Sequence[str], task: str, folder: str | Path, name: str, max_new_tokens: int = 256) -> TaskFile:
@@ -56,10 +56,11 @@ def tasks_of(files: Sequence[str], task: str, folder: str | Path, name: str, max
         raise InputError(f"expected a task among {', '.join((*SCORERS, 'choice'))}, got {task!r}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    examples = list(read(files).examples)
+    found = read(files)
+    examples = list(found.examples)
     documents: list[dict[str, Any]] = []
     by_length: set[bool] = set()
-    left_out: list[tuple[Example, str]] = []
+    left_out: list[tuple[Example | Rejected, str]] = [(bad, bad.reason) for bad in found.rejected]
     for example, row in zip(examples, facts(examples), strict=True):
         try:
             document = _document(example)
@@ -69,11 +70,13 @@ def tasks_of(files: Sequence[str], task: str, folder: str | Path, name: str, max
                 document |= {"choices": given.texts, "right": given.right}
             else:
                 document["references"] = references(example, row)
+                check_references(task, document["references"])
             documents.append(document)
         except InputError as error:
             left_out.append((example, str(error)))
     if not documents:
-        raise InputError(f"{', '.join(files)}: no row can be a document of lm-eval: {left_out[0][1]}")
+        reason = left_out[0][1] if left_out else "there is none"
+        raise InputError(f"{', '.join(files)}: no row can be a document of lm-eval: {reason}")
     if len(by_length) > 1:
         raise InputError(f"{', '.join(files)}: some rows choose among letters and some among texts: part the file")
     lines = (json.dumps(document, ensure_ascii=False).encode() + b"\n" for document in documents)
@@ -81,9 +84,9 @@ def tasks_of(files: Sequence[str], task: str, folder: str | Path, name: str, max
     atomic_write(folder / "tamis_scores.py", (_SCORES + "".join(_SCORE.format(task=t) for t in SCORERS)).encode())
     settings = _settings(task, folder / f"{name}.jsonl", by_length == {True}, max_new_tokens)
     path = folder / f"{name}.yaml"
-    atomic_write(path, yaml.safe_dump({"task": name, **settings}, sort_keys=False).encode())
+    text = yaml.safe_dump({"task": name, **settings}, sort_keys=False)
     function = "" if task == "choice" else f"process_results: !function tamis_scores.{task}\n"
-    atomic_write(path, path.read_bytes() + function.encode())
+    atomic_write(path, (text + function).encode())
     return TaskFile(path, len(documents), left_out)
 
 

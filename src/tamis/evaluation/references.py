@@ -16,7 +16,7 @@ Facts = Mapping[str, Any]
 
 # "A. text", "A) text", "(A) text", "A: text" at the beginning of a line
 _OPTION = re.compile(r"^[ \t]*(?P<open>\(?)(?P<letter>[A-Z])[.):][ \t]+(?P<text>\S.*)$", re.MULTILINE)
-_LETTER = re.compile(r"\W*([A-Z])\W*")
+_LETTER = re.compile(r"(?:(?i:(?:the )?answer)(?: is:?|:) *)?\W*([A-Za-z])\W*\Z")
 _LETTER_AND_TEXT = re.compile(r"\W*([A-Z])[.):]\s")
 
 
@@ -63,10 +63,11 @@ def options(example: Example, row: Facts) -> Options:
 
     correct, incorrect   lists of texts, as TruthfulQA has them. The options are the reference (the last assistant turn
                          where it is among the correct ones, else the first of these) and every incorrect one: MC1
-    choices              a list of texts; `answer` is the right one's text, place from 0, or letter
+    choices              a list of texts; `answer` is the right one's text, place from 0, or letter. A number that is
+                         one choice's text and another's place names none
     letters              the last lines "A. …", "B. …", … of the question, as MMLU has them; the options are their
                          letters ("(A)" where they stand so), and the reference is the right one's letter, its text,
-                         or begins with "B. "
+                         or begins with "B. "; "b" and "Answer: B" are B
 
     InputError: none of these, or no right one among them.
     """
@@ -102,20 +103,25 @@ def _right(reference: str, lettered: list[tuple[str, str]]) -> int:
     """The place of the option that a reference names: by its letter alone, by its text, or by letter and text."""
     letters = [shown.strip("()") for shown, _ in lettered]
     texts = [text for _, text in lettered]
-    found = _LETTER.fullmatch(reference.strip())
-    if found is None and texts.count(reference.strip()) == 1:
-        return texts.index(reference.strip())
-    found = found or _LETTER_AND_TEXT.match(reference.strip())
-    if found is None or found[1] not in letters:
-        raise InputError(f"expected one of the letters {', '.join(letters)} as its answer, found {reference[:40]!r}")
-    return letters.index(found[1])
+    reference = reference.strip()
+    for pattern in (_LETTER, None, _LETTER_AND_TEXT):
+        if pattern is None:
+            if texts.count(reference) == 1:
+                return texts.index(reference)
+        elif (found := pattern.match(reference)) and found[1].upper() in letters:
+            return letters.index(found[1].upper())
+    raise InputError(f"expected one of the letters {', '.join(letters)} as its answer, found {reference[:40]!r}")
 
 
 def _place(wanted: Any, choices: tuple[str, ...]) -> int:
-    if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(choices):
-        return wanted
-    if wanted in choices:
-        return choices.index(wanted)
+    is_place = isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(choices)
+    named = [i for i, text in enumerate(choices) if text == str(wanted)]
+    if is_place and named and named != [wanted]:
+        raise InputError(f"its answer {wanted} is the text of one choice and the place of another: give it as a text")
+    if is_place:
+        return int(wanted)
+    if named:
+        return named[0]
     if isinstance(wanted, str) and len(wanted) == 1 and 0 <= ord(wanted) - ord("A") < len(choices):
         return ord(wanted) - ord("A")
     raise InputError(f"expected an answer that is the text, place or letter of a choice, found {str(wanted)[:40]!r}")

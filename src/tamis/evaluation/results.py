@@ -24,6 +24,7 @@ class Evaluation:
     target_losses test_losses mean cross-entropy (nats a token) of the supervised tokens
     scores                    0 to 1
     outputs, references       what the model wrote or chose, and the right answers as they were compared (code: tests)
+    cut                       whether max_new_tokens ended what the model wrote
     *_reasons                 why a row has no loss, or no score; of code also why it failed
     """
 
@@ -35,6 +36,7 @@ class Evaluation:
     scores: Float[np.ndarray, " test"]
     outputs: list[str | None]
     references: list[tuple[str, ...]]
+    cut: list[bool]
     target_reasons: Reasons
     test_reasons: Reasons
     score_reasons: Reasons
@@ -54,6 +56,7 @@ class Evaluation:
                 record |= {
                     "score": _number(self.scores[i]),
                     "output": self.outputs[i],
+                    "cut": self.cut[i],
                     "reference": list(self.references[i]),
                     "reason": self.score_reasons[i],
                 }

@@ -9,6 +9,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from tamis.errors import InputError
+
 GENERATED = ("exact_match", "numeric", "f1", "code")  # the model writes an answer, which is then scored
 
 _MARKER = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)\s*", re.IGNORECASE)
@@ -20,9 +22,7 @@ _NUMBER = (  # the length of what may be tried again is bounded, so that no text
 )
 _ANY_NUMBER = re.compile(_NUMBER)
 # GSM8K's marker; "#### 1. Do this" and "#### Step 1" are headings
-_HASHES = re.compile(
-    rf"(?<!#)####(?!#)[^\w\n.#-]*(?:-[^\S\n]++)?(?>{_NUMBER})(?![.):][^\S\n]+[^\s\d])(?P<rest>[^\n]*)"
-)
+_HASHES = re.compile(rf"(?<!#)####(?!#)[^\w\n.#-]*(?:-[^\S\n]++)?(?>{_NUMBER})(?![.):][^\S\n]+[^\s\d])(?P<rest>[^\n]*)")
 _BOXED = re.compile(r"\\boxed\{((?:[^{}\n]|\{[^{}\n]*\})*)")
 _STATED = re.compile(r"\banswer(?:\s+is\b|\s*:)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|\.(?!\d)")
@@ -146,6 +146,12 @@ def _f1(output: list[str], reference: list[str]) -> float:
         return float(output == reference)
     n_common = sum((Counter(output) & Counter(reference)).values())
     return 2 * n_common / (len(output) + len(reference))
+
+
+def check_references(task: str, references: Sequence[str]) -> None:
+    """InputError for right answers that no answer can equal: numeric without a number."""
+    if task == "numeric" and all(number(text) is None for text in references):
+        raise InputError(f"no number in its reference {references[0][:40]!r}")
 
 
 SCORERS: dict[str, Callable[[str, Sequence[str]], float]] = {"exact_match": exact_match, "numeric": numeric, "f1": f1}

@@ -58,6 +58,7 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
 @contextmanager
 def only_at(head: nn.Module, positions: Bool[Tensor, "batch seq"]) -> Iterator[None]:
     """Logits come at these positions alone, as [position, vocabulary], row after row."""
+
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][positions.to(args[0].device)], *args[1:])
 
