@@ -158,6 +158,8 @@ def test_python_may_lie_anywhere(place: str, tmp_path: Path) -> None:
     name = Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
     if not name.exists():
         pytest.skip(f"this Python has no {name}")
+    if any(Path(path).resolve().is_relative_to(top) for path in sys.path if path):
+        pytest.skip(f"tamis itself or its libraries lie below {top}, which this covers")
     code = (
         "import sys; from tamis.evaluation.sandbox import *; print(sys.base_prefix, run_tests(sys.argv[1:])[0].reason)"
     )

@@ -159,6 +159,8 @@ def test_every_reader_gives_the_same_rows(
     exact = table.astype(np.float64)
     if dtype == "int8":
         step = np.abs(exact).max(axis=1, keepdims=True) / 127
+        # Within float32's rounding of half a step either neighbour is right
+        is_tie = np.abs(np.abs(exact / step) % 1 - 0.5) < 1e-4
         exact = np.round(exact / step) * step
     if dtype == "sign":
         exact = np.where(exact >= 0, 1, -1) / np.sqrt(dim)
@@ -184,6 +186,10 @@ def test_every_reader_gives_the_same_rows(
             for positions, part in store.shards(asked, normalized)
             for p, row in zip(positions, np.asarray(part), strict=True)
         }
+    if dtype == "int8":
+        size = step[wanted] * (1.0 if normalized else norm[wanted, None])
+        assert (np.abs(found - exact[wanted]) <= 1.001 * size)[is_tie[wanted]].all()
+        exact[wanted] = np.where(is_tie[wanted], found, exact[wanted])
     np.testing.assert_allclose(found, exact[wanted], **tolerance)
     np.testing.assert_array_equal(np.stack([walked[place] for place in range(n_ids)]), found)
     np.testing.assert_array_equal(stored, np.float32(0.5) * found)
