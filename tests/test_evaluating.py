@@ -223,17 +223,17 @@ def test_a_prompt_needs_room(run: Callable[..., Any]) -> None:
 
 
 @pytest.fixture
-def test_file(tmp_path: Path) -> Path:
+def rows_file(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*CHOICE, TEST[0]]))
     return path
 
 
 def test_the_command_writes_every_row(
-    cli: Callable[..., Any], tiny_model: Path, test_file: Path, target_file: Path, tmp_path: Path
+    cli: Callable[..., Any], tiny_model: Path, rows_file: Path, target_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    given = ["evaluate", "--model", tiny_model, "--test", test_file, "--target", target_file, "--task", "choice"]
+    given = ["evaluate", "--model", tiny_model, "--test", rows_file, "--target", target_file, "--task", "choice"]
     printed = cli(*given, "--out", out).stdout
     records = [json.loads(line) for line in (out / "examples.jsonl").read_text().splitlines()]
     assert [(r["set"], r["row"]) for r in records] == [
@@ -263,7 +263,7 @@ def test_the_command_writes_every_row(
 
 
 def test_the_command_takes_an_adapter(
-    cli: Callable[..., Any], tiny_model: Path, test_file: Path, tmp_path: Path
+    cli: Callable[..., Any], tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     adapted: Any = add_lora(load_base(ModelSource(str(tiny_model))), LoraSettings(4, 8, 0.0, "attention"), 0)
     for name, parameter in adapted.named_parameters():
@@ -274,7 +274,7 @@ def test_the_command_takes_an_adapter(
     load_tokenizer_files(tiny_model, tmp_path / "merged")
 
     def found(*given: object) -> list[float]:
-        cli("evaluate", "--test", test_file, *given, "--out", tmp_path / "out")
+        cli("evaluate", "--test", rows_file, *given, "--out", tmp_path / "out")
         return [json.loads(line)["loss"] for line in (tmp_path / "out" / "examples.jsonl").read_text().splitlines()]
 
     base = found("--model", tiny_model)
@@ -304,15 +304,15 @@ def load_tokenizer_files(source: Path, to: Path) -> None:
 def test_wrong_input_is_one_sentence_and_changes_nothing(
     cli: Callable[..., Any],
     tiny_model: Path,
-    test_file: Path,
+    rows_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     given: list[str],
     said: str,
 ) -> None:
-    monkeypatch.chdir(test_file.parent)
+    monkeypatch.chdir(rows_file.parent)
     result = cli("evaluate", "--model", tiny_model, *given, code=2)
     assert said in result.stderr
-    assert [path.name for path in test_file.parent.iterdir()] == ["rows.jsonl"]
+    assert [path.name for path in rows_file.parent.iterdir()] == ["rows.jsonl"]
 
 
 @pytest.mark.parametrize(

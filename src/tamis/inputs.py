@@ -14,7 +14,7 @@ import numpy as np
 from tamis.config import Config
 from tamis.data.chat import Chat, Encoded
 from tamis.data.example import Example
-from tamis.data.files import FileReport, Rejected, read
+from tamis.data.files import FileReport, ReadResult, Rejected, read
 from tamis.data.pool import Pool
 from tamis.errors import ChatError, InputError, StoreError
 from tamis.model.load import (
@@ -25,6 +25,7 @@ from tamis.model.load import (
     resolve_device,
     resolve_dtype,
 )
+from tamis.settings import DataConfig
 
 MAX_TOKENS = 2048
 _N_ENCODED = 65_536  # rows whose tokens are kept at once: some 100 MB
@@ -40,6 +41,18 @@ def digest(*parts: Any) -> str:
 
     text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def read_rows(data: DataConfig, paths: Sequence[str], limit: int | None = None) -> ReadResult:
+    """Rows of files, read as the settings say."""
+    return read(
+        paths,
+        fields={name: tuple(columns) for name, columns in data.fields.items()},
+        format_name=data.format,
+        limit=limit,
+        on_bad_row=data.on_bad_row,
+        max_bad=Fraction(data.max_bad_rows.removesuffix("%")) / 100,
+    )
 
 
 class Inputs:
@@ -103,14 +116,7 @@ class Inputs:
                 )
             raise InputError(f"no {what} given: say --{what} FILE (or data.{what} in the configuration){needless}")
         data = self._config.data
-        result = read(
-            paths,
-            fields={name: tuple(columns) for name, columns in data.fields.items()},
-            format_name=data.format,
-            limit=limit,
-            on_bad_row=data.on_bad_row,
-            max_bad=Fraction(data.max_bad_rows.removesuffix("%")) / 100,
-        )
+        result = read_rows(data, paths, limit)
         self.rejected += result.rejected
         self.files += result.files
         if what == "pool":

@@ -11,7 +11,6 @@ What was computed is in the workspace, so the same command goes on where a kille
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -22,14 +21,13 @@ from filelock import FileLock
 
 from tamis.config import Config
 from tamis.data.example import Example
-from tamis.data.files import read
 from tamis.data.pool import Pool
 from tamis.engine import Engine
 from tamis.engine.local import LocalEngine
 from tamis.errors import InputError, ModelError
 from tamis.evaluating import check_task
 from tamis.finetuning import Training, learner, training_rows
-from tamis.inputs import Inputs, digest
+from tamis.inputs import Inputs, digest, read_rows
 from tamis.pipeline import Pipeline
 from tamis.progress import Progress
 from tamis.store.files import put
@@ -134,14 +132,7 @@ class Study:
         return self._testing[target]
 
     def _rows(self, files: Sequence[str], target: str) -> Pool:
-        data = self.config.data
-        found = read(
-            files,
-            fields={name: tuple(columns) for name, columns in data.fields.items()},
-            format_name=data.format,
-            on_bad_row=data.on_bad_row,
-            max_bad=Fraction(data.max_bad_rows.removesuffix("%")) / 100,
-        )
+        found = read_rows(self.config.data, files)
         if bad := found.rejected:
             self.spending.note(f"target {target}: {len(bad):,} rows: {bad[0].file} row {bad[0].row}: {bad[0].reason}")
         if not found.examples:
