@@ -12,13 +12,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import features, published_way, quantized, select_store, selectors, sketch, store
+from benchmarks import (
+    features,
+    large_pool,
+    plan_reality,
+    published_way,
+    quantized,
+    select_store,
+    selectors,
+    sketch,
+    store,
+)
 from benchmarks.common import Report, Settings, machine
 from benchmarks.workload import DEFAULTS
 from tamis.model.load import resolve_device
 
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "features": features.run,
+    "large_pool": large_pool.run,
+    "plan_reality": plan_reality.run,
     "published_way": published_way.run,
     "quantized": quantized.run,
     "select_store": select_store.run,

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -118,6 +120,37 @@ def _run_and_send(run: Callable[[], T], sender: Connection) -> None:
     result = run()
     seconds = time.perf_counter() - start
     sender.send(Once(result, seconds, max(0.0, _resident_mb("VmHWM") - before) if is_told else None))
+
+
+# Its peak is the command's own: that of a child of this process would begin with the memory held here.
+_LAUNCHER = """
+import os, subprocess, sys
+command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(command.pid, 0)
+print(usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a command took: seconds, those of them that it computed, and its peak of resident memory, mapped pages
+    included."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def command_alone(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Spent:
+    """Run a command in a process of its own; on Linux."""
+    start = time.perf_counter()
+    launch = [sys.executable, "-c", _LAUNCHER, *command]
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    peak, cpu_seconds = map(float, done.stdout.split())
+    return Spent(time.perf_counter() - start, cpu_seconds, 1024 * peak / 1e6)
 
 
 def _resident_mb(key: str) -> float:

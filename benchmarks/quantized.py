@@ -67,7 +67,7 @@ def _compare(given: Features, settings: Settings) -> list[dict[str, Any]]:
     def read(dtype: StoreDtype) -> None:
         for store in stores[dtype]:
             for path in list_shards(store.folder):
-                with path.open("rb", buffering=0) as file:
+                with Path(str(path)).open("rb", buffering=0) as file:
                     file.readinto(buffer)
 
     def multiply() -> None:

@@ -10,10 +10,8 @@ of some 400,000 rows of 512 dims are 84 TFLOP (see the benchmark `selectors`).
 """
 
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.common import Report, Settings
+from benchmarks.common import Report, Settings, Spent, command_alone
 from tamis import selectors
 from tamis.config import load_config
 from tamis.data.files import read
@@ -43,14 +41,6 @@ _WARMUP = {
     "warmup.lora_rank": 4,
     "warmup.lora_alpha": 8,
 }
-# Its peak is the command's own: that of a child of this process would begin with the memory held here.
-_LAUNCHER = """
-import os, subprocess, sys
-command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, usage = os.wait4(command.pid, 0)
-print(usage.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +70,30 @@ def run(settings: Settings) -> Report:
 def _measure(folder: Path, made: _Made, method: str) -> dict[str, Any]:
     for path in (folder / "ws" / "similarity").glob("*"):
         path.unlink()  # each method scores anew
-    seconds, peak, _ = _select(folder, made, method, {})
-    _, _, picked = _select(folder, made, method, {"data.limit": made.n_slice})
+    spent, _ = _select(folder, made, method, {})
+    _, picked = _select(folder, made, method, {"data.limit": made.n_slice})
     expected = _in_memory(made, method, len(picked))
     same = len(set(picked) & set(expected)) / len(picked)
     if same < 1:
         raise SystemExit(f"{method}: {same:.2%} of the picks of the slice are those of the selector in memory")
     return {
         "case": method,
-        "seconds": seconds,
-        "peak MB": peak / 1e6,
+        "seconds": spent.seconds,
+        "peak MB": spent.peak_mb,
         "picks of the slice": len(picked),
         "the same in memory": same,
         "in the same order": float(np.mean(np.array(picked) == np.array(expected))),
     }
 
 
-def _select(folder: Path, made: _Made, method: str, changes: dict[str, Any]) -> tuple[float, int, list[str]]:
-    """Seconds and peak resident bytes of the command, and its picks."""
+def _select(folder: Path, made: _Made, method: str, changes: dict[str, Any]) -> tuple[Spent, list[str]]:
+    """What the command took, and its picks."""
     given = {**made.settings, "pick.method": method, "memory": _MEMORY, "out": str(folder / "picked"), **changes}
     words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
-    start = time.perf_counter()
     command = [sys.executable, "-m", "tamis.cli", "select", "--progress", "plain", *words]
-    done = subprocess.run([sys.executable, "-c", _LAUNCHER, *command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    spent = command_alone(command)
     picks = pq.read_table(folder / "picked" / "picks.parquet", columns=["id"])["id"].to_pylist()
-    return time.perf_counter() - start, 1024 * int(done.stdout), picks
+    return spent, picks
 
 
 def _in_memory(made: _Made, method: str, n_examples: int) -> list[str]:

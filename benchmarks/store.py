@@ -12,6 +12,7 @@ from benchmarks.common import Report, Settings, Side, measure, ratios
 from benchmarks.workload import DEFAULTS, Workload, workload
 from tamis.representations.compute import unit_rows
 from tamis.store import FeatureStore
+from tamis.store.files import list_shards
 
 
 def run(settings: Settings) -> Report:
@@ -45,7 +46,7 @@ def _compare(settings: Settings, work: Workload, folder: Path, n_rows: int) -> d
             os.fsync(file.fileno())
 
     write()
-    n_bytes = next(store.folder.glob("*.safetensors")).stat().st_size
+    n_bytes = list_shards(store.folder)[0].stat().st_size
     data = np.random.default_rng(1).bytes(n_bytes)
     sides = {"compute": Side(work.tamis, within=work.features), "write": Side(write), "raw": Side(raw)}
     seconds = {name: side.seconds for name, side in measure(sides, settings).items()}

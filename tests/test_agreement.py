@@ -23,6 +23,7 @@ from tamis.agreement import Pair, compare, jaccard_by_chance, lines, read_select
 from tamis.config import Config
 from tamis.errors import DamagedError, InputError
 from tamis.selectors import top_k
+from tamis.ids import unpack
 from tamis.similarity import save_similarity
 
 EVIL = "<script>alert(1)</script>\x1b[1m"
@@ -142,7 +143,7 @@ def test_the_score_of_a_row_is_that_of_top_k_without_groups(made: Made) -> None:
     selection = read_selections([str(made("a", IDS[:3], similarity)), str(made("b", IDS[:3]))])[0]
     assert selection.scores is not None
     best = selection.scores.ids[np.argsort(-selection.scores.values)]
-    assert [id_.decode() for id_ in best] == [IDS[k] for k in top_k(similarity, n_examples=40).indices]
+    assert unpack(best) == [IDS[k] for k in top_k(similarity, n_examples=40).indices]
 
 
 def test_settings_that_differ_are_listed(made: Made) -> None:

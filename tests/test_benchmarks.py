@@ -7,6 +7,8 @@ ROOT = Path(__file__).parents[1]
 RATIOS = {"ratio (min)", "ratio (median)"}
 NUMBERS = {
     "features": {"plain examples/s", "tamis examples/s", "tamis tokens/s"} | RATIOS,
+    "large_pool": {"seconds", "read s", "pool s", "rows/s", "peak MB", "about the topic"},
+    "plan_reality": {"forecast", "real", "real / forecast"},
     "published_way": {"published examples/s", "tamis examples/s"} | RATIOS,
     "quantized": {"MB", "score seconds", "product seconds", "read seconds", "kept by top_k", "kept by round_robin"},
     "select_store": {"seconds", "peak MB", "the same in memory"},

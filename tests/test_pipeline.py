@@ -83,7 +83,7 @@ def test_manifest(finished: Path, pool_file: Path) -> None:
     assert (manifest["model"]["template"], manifest["model"]["max_tokens"]) == ("plain", 96)
     assert set(manifest["seconds"]) == {
         *("warm up", "target features 1/2", "target features 2/2", "pool features 1/2", "pool features 2/2"),
-        *("score", "pick"),
+        *("read", "filter", "score", "pick"),
     }
     assert (finished / "ws" / "similarity" / f"{manifest['similarity']}.npy").exists()
     [unreadable] = manifest["left_out"]["pool, unreadable"]
@@ -104,7 +104,8 @@ def test_config_replays_the_run_from_another_directory(
         expected = (finished / "out" / name).read_text().replace(str(finished / "out"), str(again))
         assert (again / name).read_text() == expected
     assert pq.read_table(again / "picks.parquet").equals(pq.read_table(finished / "out" / "picks.parquet"))
-    assert json.loads((again / "manifest.json").read_text())["seconds"].keys() == {"pick"}  # all else was there
+    seconds = json.loads((again / "manifest.json").read_text())["seconds"]
+    assert seconds.keys() == {"read", "filter", "pick"}  # all else was there
 
     monkeypatch.chdir(pool_file.parent)
     cli("select", "--pool", "*.jsonl", "--method", "random", "--budget", "25%", "--out", tmp_path / "a", "--seed", 3)
@@ -122,7 +123,7 @@ def test_a_second_run_computes_nothing(run: Callable[..., Pipeline], recorder: A
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
     told = recorder()
     run(told).pick()
-    assert told.stages == ["pick"]
+    assert told.stages == ["read", "filter", "pick"]
     assert told.n_todo == dict.fromkeys([f"{what} features {k}/2" for what in ("target", "pool") for k in (1, 2)], 0)
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == before
 
@@ -287,7 +288,7 @@ def test_bm25_needs_no_model(pool_file: Path, target_file: Path, tmp_path: Path,
     assert {example.source for example in selection.examples} == {"sums", "lines"}  # the words of the target
     told = recorder()
     assert select(config, told).ids == selection.ids
-    assert told.stages == ["pick"]  # the similarity was there
+    assert told.stages == ["read", "filter", "pick"]  # the similarity was there
 
 
 def test_kept_duplicates_are_candidates_of_their_own(run: Callable[..., Pipeline], workspace: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tamis.errors import DamagedError, InputError, StoreError
+from tamis.ids import unpack
 from tamis.similarity import load_similarity, save_similarity, similarity, take_columns, writing_similarity
 from tamis.store import FeatureStore
 
@@ -137,8 +138,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     matrix, target_ids, pool_ids = load_similarity(path)
     assert isinstance(matrix, np.memmap)
     np.testing.assert_array_equal(matrix, MATRIX)
-    assert (target_ids, pool_ids) == (TARGET_IDS, POOL_IDS)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["S.npy", "S.npy.ids.json"]
+    assert pool_ids is not None
+    assert (target_ids, unpack(pool_ids)) == (TARGET_IDS, POOL_IDS)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["S.npy", "S.npy.ids"]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_refuses_ids_that_do_not_fit(tmp_path: Path) -> None:
     np.save(path, MATRIX[:, :2])
     with pytest.raises(DamagedError, match=r"expected shape \(2, 3\) .* found \(2, 2\)"):
         load_similarity(path)
-    ids = tmp_path / "S.npy.ids.json"
+    ids = tmp_path / "S.npy.ids"
     ids.write_bytes(ids.read_bytes()[:50])
     with pytest.raises(DamagedError, match="it or its ids cannot be read"):
         load_similarity(path)
@@ -241,19 +243,24 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
 def test_damaged_ids_are_found(tmp_path: Path) -> None:
     path = tmp_path / "S.npy"
     save_similarity(path, MATRIX, TARGET_IDS, POOL_IDS)
-    ids = tmp_path / "S.npy.ids.json"
-    whole = ids.read_text()
-    for text in (
+    ids = tmp_path / "S.npy.ids"
+    whole = ids.read_bytes()
+    head, _, pool_ids = whole.partition(b"\n")
+    for content in (
         whole[:-1],
-        "",
-        "[]",
-        "7",
-        "{}",
-        whole.replace("aaa", "aab"),
-        "[" * 10**5,
-        whole.replace("target", "t"),
+        whole[:-16],
+        whole + bytes(16),
+        head,
+        b"",
+        b"[]\n" + pool_ids,
+        b"7\n" + pool_ids,
+        b"{}\n" + pool_ids,
+        whole.replace(b"111", b"112"),
+        whole.replace(b"\xaa", b"\xab"),
+        b"[" * 10**5,
+        whole.replace(b"target", b"t"),
     ):
-        ids.write_text(text)
+        ids.write_bytes(content)
         with pytest.raises(DamagedError, match="the next run makes both again"):
             load_similarity(path)
 

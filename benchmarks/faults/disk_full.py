@@ -2,15 +2,28 @@
 
     python -m benchmarks.faults.disk_full        (as root, on Linux)
 
-Shows, for each stage: the sentence it stops with, that the selection of an earlier run is untouched, and that after
-some room is made the same command finishes with the selection of an undisturbed run, over a workspace that is whole.
+Shows, for each stage, and for features that Ray's workers write: the sentence it stops with, that no half-written
+output folder is left, and that after some room is made the same command finishes with the selection of an undisturbed
+run, over a workspace that is whole.
 """
 
 import shutil
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.faults.small_run import STAGES, make_data, mounted, outcome, remount, tamis, unfinished, used_kib
+from benchmarks.faults.small_run import (
+    STAGES,
+    WORKERS,
+    make_data,
+    mounted,
+    outcome,
+    remount,
+    row,
+    tamis,
+    unfinished,
+    used_kib,
+)
 from tamis.verify import verify_folder
 
 LARGE_MIB = 256
@@ -29,23 +42,29 @@ def main() -> None:
             used.append(used_kib(disk))
         expected = (disk / "out" / "selected.jsonl").read_bytes()
 
-        for stage, before, after in zip(STAGES, used, used[1:], strict=False):
+        sizes = dict(zip(STAGES, pairwise(used), strict=True))
+        for stage, settings in (*((stage, ()) for stage in STAGES), ("represent", WORKERS)):
+            before, after = sizes[stage]
             for path in disk.iterdir():
                 shutil.rmtree(path)
             shutil.copytree(Path(name) / f"before-{stage}", disk, dirs_exist_ok=True)
             remount(disk, f"size={max(before + (after - before) // 2, 4)}k")
-            stopped, sentence = outcome(*tamis("select", data, disk / "ws", disk / "out"))
+            stopped, sentence = outcome(*tamis("select", data, disk / "ws", disk / "out", *settings))
             left = unfinished(disk)
             nothing_written = not (disk / "out").exists()
             remount(disk, f"size={LARGE_MIB}m")
-            code, stderr = tamis("select", data, disk / "ws", disk / "out")
+            code, stderr = tamis("select", data, disk / "ws", disk / "out", *settings)
             n_whole, damaged = verify_folder(disk / "ws")
             same = code == 0 and (disk / "out" / "selected.jsonl").read_bytes() == expected
             good = stopped and nothing_written and same and not damaged
             failures += not good
-            print(f"full during {stage} (it needs {after - before:,} KiB):\n  {sentence}")
-            print(f"  one sentence and exit code 2: {stopped}; no output folder: {nothing_written}; left over: {left}")
-            print(f"  with room again: same selection: {same}; {n_whole} files whole, {len(damaged)} damaged")
+            row(
+                f"disk full during {stage}" + ", Ray" * bool(settings),
+                f"{sentence.replace(str(disk), 'DISK')}; no output folder: {nothing_written}; left over: {len(left)}",
+                f"with room again {'identical' if same else 'NOT identical'}; {n_whole} files whole, "
+                f"{len(damaged)} damaged",
+                good,
+            )
             if code:
                 print(stderr[-1500:])
     raise SystemExit(1 if failures else 0)

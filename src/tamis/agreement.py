@@ -14,10 +14,11 @@ from jaxtyping import Float64, Shaped
 
 from tamis.config import load_config
 from tamis.errors import InputError, TamisError, printable
+from tamis.remote import Place, RemotePath, is_url, local, locate
 from tamis.report.figures import agreement_figure, save_figure
 from tamis.report.html import render_page
 from tamis.report.pages import writing_report
-from tamis.selectors import top_k
+from tamis.selectors.top_k import pool_scores
 from tamis.similarity import load_similarity
 
 _MOST_ROWS = 10**9  # no pool is larger; the hypergeometric distribution of such numbers would take for ever
@@ -109,17 +110,24 @@ def read_selections(arguments: Sequence[str]) -> list[Compared]:
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
         raise InputError(f"two selections are called {twice[0]!r}; name them: NAME={folders[0]}")
-    known: dict[Path, Scores | None] = {}
+    known: dict[Place, Scores | None] = {}
     return [_read(name, folder, known) for name, folder in zip(names, folders, strict=True)]
 
 
 def _split(argument: str) -> tuple[str, Path]:
     name, equals, folder = argument.partition("=")
-    if not equals or Path(argument).exists():
-        return "", Path(argument)
+    if not equals or is_url(argument) or Path(argument).exists():
+        return "", _folder(argument)
     if not name or not folder:
         raise InputError(f"expected FOLDER or NAME=FOLDER, got {argument!r}")
-    return _utf8(name), Path(folder)
+    return _utf8(name), _folder(folder)
+
+
+def _folder(text: str) -> Path:
+    found = locate(text)
+    if isinstance(found, RemotePath) and not found.is_dir():
+        raise InputError(f"{text}: no such folder; {_WRITERS}")
+    return local(found)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -135,7 +143,7 @@ def _utf8(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _read(name: str, folder: Path, known: dict[Path, Scores | None]) -> Compared:
+def _read(name: str, folder: Path, known: dict[Place, Scores | None]) -> Compared:
     for file in ("picks.parquet", "manifest.json", "config.yaml"):
         if not (folder / file).is_file():
             what = "no such folder" if not folder.exists() else f"no selection: it holds no {file}"
@@ -159,7 +167,7 @@ def _read(name: str, folder: Path, known: dict[Path, Scores | None]) -> Compared
         raise InputError(f"{folder}: {len(ids):,} picks of {n_usable:,} usable rows; select anew into this folder")
     scores = None
     if stem is not None:
-        path = Path(config.workspace) / "similarity" / f"{stem}.npy"
+        path = locate(config.workspace) / "similarity" / f"{stem}.npy"
         scores = known[path] if path in known else known.setdefault(path, _scores(path))
     settings = {key: value for key, value in _flat(config.model_dump()) if key.partition(".")[0] not in _NOT_COMPARED}
     return Compared(name, folder, ids, n_usable, pool_digest, method, budget, settings, scores)
@@ -187,16 +195,14 @@ def _picked_ids(path: Path) -> list[Hashable]:
     return numbered
 
 
-def _scores(path: Path) -> Scores | None:
+def _scores(path: Place) -> Scores | None:
     if not path.exists():
         return None
     matrix, _, pool_ids = load_similarity(path)
     if pool_ids is None:
         return None
-    ranked = top_k(matrix, n_examples=matrix.shape[1])
-    values = np.empty(len(ranked), np.float64)
-    values[ranked.indices] = ranked.scores
-    ids, first = np.unique(np.array(pool_ids, "S"), return_index=True)  # rows of one id have one score
+    values = pool_scores(matrix)
+    ids, first = np.unique(pool_ids, return_index=True)  # rows of one id have one score
     return Scores(ids, values[first])
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +13,14 @@ from tamis.config import Config
 from tamis.data.pool import Pool
 from tamis.errors import InputError, printable
 from tamis.methods import REPRESENTATIONS, SELECTORS
+from tamis.remote import locate
 from tamis.report.figures import inclusion_figure, save_figure
 from tamis.report.html import render_page
 from tamis.report.pages import check_place, writing_report
 from tamis.scoring import Similarity, given_similarity
 from tamis.selectors import Picks, parse_budget
 from tamis.selectors.constraints import Constraints, walk
-from tamis.settings import MAX_SEED, home
+from tamis.settings import MAX_SEED
 from tamis.stability import DOUBTFUL, FIRM, Inclusion, Select, inclusion
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def bootstrap(run: "Pipeline") -> Stability:
         raise InputError(reason)
     check_seeds(config)
     if config.out is not None:
-        check_place(Path(config.out))  # hours of work come before the writing
+        check_place(locate(config.out))  # hours of work come before the writing
     scored, runs = _scored(run, selector.needs_rows)
     first = scored[0]
     n_examples = parse_budget(config.pick.budget).n_examples(len(first.pool))
@@ -170,7 +170,7 @@ def _scored(run: "Pipeline", needs_rows: bool) -> tuple[list[Similarity], list["
     """The similarity under each projection seed, and a run whose selector looks at that projection's rows."""
     config, n_seeds = run.config, run.config.score.projection_seeds
     if config.pick.similarity is not None:
-        path = home(config.pick.similarity)
+        path = locate(config.pick.similarity)
         return [given_similarity(path, run.inputs, run.candidates, run.memory_bytes)], [run]
     if n_seeds == 1:
         return [run.score()], [run]
@@ -242,7 +242,7 @@ def write(run: "Pipeline", stability: Stability) -> None:
         "seconds": {name: round(seconds, 3) for name, seconds in run.seconds.items()},
     }
     probability, is_pick = found.probability, found.is_pick
-    with writing_report(Path(run.config.out)) as folder:
+    with writing_report(locate(run.config.out)) as folder:
         pq.write_table(_table(found, pool), folder / "inclusion.parquet")
         figure = inclusion_figure(probability[is_pick], probability[~is_pick], (DOUBTFUL / 100, FIRM / 100))
         page = render_page(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tamis.commands import evaluate, export, files, report, study
+from tamis.commands import evaluate, export, files, plan, report, study
 from tamis.commands.common import (
     FieldColumns,
     FormatName,
@@ -21,6 +21,7 @@ from tamis.commands.common import (
     arguments,
     fields,
     guard,
+    here,
     shown,
 )
 from tamis.commands.store import app as store_app
@@ -83,6 +84,9 @@ Bootstrap = Annotated[
 ProjectionSeeds = Annotated[
     int | None, typer.Option("--projection-seeds", help="projections that take turns in the draws (default: 1)")
 ]
+Price = Annotated[float | None, typer.Option("--price", help="of an hour of a worker's machine: tells the cost")]
+ProbeSeconds = Annotated[float, typer.Option("--probe-seconds", help="at most so many, up to 30, for the probe")]
+AsJson = Annotated[bool, typer.Option("--json", help="for programs: one JSON object")]
 
 _OF_SEVERAL_FILES = ("--pool", "--target", "--test", "--evaluation", "--include", "--exclude")
 _NAMED = re.compile(r"[\w-]+=")
@@ -114,6 +118,7 @@ KEYS = {
     "projection_seeds": "score.projection_seeds",
 }
 _OF_SCORE = ("bootstrap", "projection_seeds")
+_OF_PLAN = ("price", "probe_seconds", "json")  # no settings of the run
 
 
 def _select(run: "Pipeline") -> None:
@@ -159,7 +164,7 @@ def _score(run: "Pipeline") -> None:
         typer.echo(f"{scored.path}  {what} × {len(scored.pool):,} pool rows")
 
 
-def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_out: str | None = None) -> None:
+def _stage(name: str, action: Callable[..., None], text: str, default_out: str | None = None) -> None:
     def command(
         settings: Settings = None,
         pool: PoolFiles = None,
@@ -187,15 +192,19 @@ def _stage(name: str, action: Callable[["Pipeline"], None], text: str, default_o
         trust_remote_code: RemoteCode = None,
         bootstrap: Bootstrap = None,
         projection_seeds: ProjectionSeeds = None,
+        price: Price = None,
+        probe_seconds: ProbeSeconds = 20.0,
+        json: AsJson = False,
         progress: ProgressKind = "auto",
     ) -> None:
         given = dict(locals())
-        guard(lambda: action(_pipeline(given, out=default_out, draws=action is _score)))
+        own = {option: given[option] for option in _OF_PLAN if action is plan.plan}
+        guard(lambda: action(_pipeline(given, out=default_out, draws=action is _score), **own))
 
-    if action is not _score:
-        signature = signatures.signature(command)
-        kept = [value for name, value in signature.parameters.items() if name not in _OF_SCORE]
-        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    others = (() if action is _score else _OF_SCORE) + (() if action is plan.plan else _OF_PLAN)
+    signature = signatures.signature(command)
+    kept = [value for name, value in signature.parameters.items() if name not in others]
+    command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     app.command(name, help=text)(command)
 
 
@@ -224,6 +233,12 @@ def _pipeline(given: dict[str, Any], *, out: str | None, draws: bool) -> "Pipeli
 
 
 _stage("select", _select, "Pick from a pool what serves a target: warm up, represent, score, pick, write.", "picked")
+_stage(
+    "plan",
+    plan.plan,
+    "Say what select would take: tokens, FLOPs, time, memory, disk; refuse what cannot fit.",
+    "picked",
+)
 _stage("warmup", _warm_up, "Train the checkpoints that gradient features are taken at.")
 _stage("represent", _represent, "Compute the features of the pool (and the target, if given) that the workspace lacks.")
 _stage("score", _score, "Compute the similarity of target and pool.")
@@ -241,7 +256,9 @@ app.add_typer(store_app, name="store")
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="folder for data, workspace and report")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option("--out", parser=here, metavar="PATH", help="folder for data, workspace and report")
+    ] = Path("demo"),
     skill: Annotated[str | None, typer.Option("--skill", help="the wanted skill")] = None,
     learner: Annotated[str, typer.Option("--learner", help="the model that is trained: small or larger")] = "small",
     progress: ProgressKind = "auto",

@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tamis.errors import InputError
 from tamis.methods import REPRESENTATIONS, SELECTORS, Method, parse_method, parse_selector
+from tamis.remote import is_url
 from tamis.settings import (
     MAX_SEED,
     DataConfig,
+    EngineConfig,
     EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
@@ -32,7 +34,9 @@ _SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bhf_[A-Za-z0-9]{16,}|[?&](token|ke
 
 
 def absolute(path: str) -> str:
-    """A path that means the same from any working directory; a name on the hub stays as it is."""
+    """A path that means the same from any working directory; a URL or a name on the hub stays as it is."""
+    if is_url(path):
+        return path
     if not path.startswith("hf://"):
         return str(home(path).absolute())
     name, mark, query = path.removeprefix("hf://").partition("?")
@@ -50,6 +54,7 @@ class Config(Stage):
     pick: PickConfig = PickConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
     memory: str | None = Field(None, description="8GB: what similarities and features may take; default half of free")
     workspace: str = Field(".tamis", description="where checkpoints, features and similarities are kept")
     out: str | None = Field(None, description="folder for the selection")
@@ -92,8 +97,8 @@ class Config(Stage):
         for group, key in single:
             if tree[group][key] is not None and Path(tree[group][key]).exists():
                 tree[group][key] = str(Path(tree[group][key]).absolute())
-        tree["workspace"] = str(Path(self.workspace).absolute())
-        tree["out"] = self.out and str(Path(self.out).absolute())
+        tree["workspace"] = absolute(self.workspace)
+        tree["out"] = self.out and absolute(self.out)
         return yaml.safe_dump(tree, sort_keys=False)
 
     def unheeded(self) -> list[str]:

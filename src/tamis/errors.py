@@ -28,6 +28,10 @@ class DamagedError(StoreError):
     """A cached file fails its checksum or cannot be read; `tamis verify` names it and sets it aside."""
 
 
+class EngineError(TamisError):
+    """The workers of a run cannot be reached, or were lost too often."""
+
+
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the order of what follows around
 
 

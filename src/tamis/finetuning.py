@@ -1,14 +1,12 @@
 """Fine-tuning on a selection, by the loop of the warm-up: an adapter, or a whole model, out."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from torch import nn
 
 from tamis.config import Config, load_config
@@ -21,6 +19,9 @@ from tamis.inputs import Inputs, digest
 from tamis.model.checkpoint import TrainSettings, finished_checkpoints, load_model_at
 from tamis.model.load import fresh_model, quiet_peft, refuse_full, resolve_device, resolve_dtype
 from tamis.model.train import Course, extent, train, training_tokens
+from tamis.remote import Place, local, locate
+from tamis.remote.lease import lock
+from tamis.store import files
 from tamis.warming import Stage, adapter, hyperparameters
 
 # What settings say of picking is done with
@@ -90,15 +91,15 @@ def training_rows(
 
 
 def read_selection(
-    path: Path, settings: str | None, overrides: Mapping[str, Any], note: Callable[[str], None]
+    path: Place, settings: str | None, overrides: Mapping[str, Any], note: Callable[[str], None]
 ) -> "Training":
     """The training on a selection's folder, by its own settings where no file of others is given; or on rows of a file.
 
     InputError where the folder's rows are not those that were picked.
     """
     is_selection = path.is_dir() and not (path / "dataset_info.json").is_file()  # which `datasets` saves
-    picked = read_picked(path) if is_selection else None
-    start = settings or (str(path / "config.yaml") if picked else None)
+    picked = read_picked(local(path)) if is_selection else None
+    start = settings or (str(local(path) / "config.yaml") if picked else None)
     config = learner(load_config(start, {**_WITHOUT_PICKING, "data.pool": [str(path)], **overrides}))
     inputs = Inputs(config, note)
     examples, weights = (picked.examples, picked.weights) if picked else (list(inputs.pool), None)
@@ -161,7 +162,7 @@ class Training:
 
     def run(
         self,
-        folder: Path,
+        folder: Place,
         advance: Callable[[int], None] = lambda _: None,
         note: Callable[[str], None] = lambda _: None,
         *,
@@ -186,7 +187,7 @@ class Training:
         return model
 
 
-def finetune(training: Training, out: Path, stage: Stage, note: Callable[[str], None]) -> None:
+def finetune(training: Training, out: Place, stage: Stage, note: Callable[[str], None]) -> None:
     """Train, and write what was trained, whole or absent: adapter_model.safetensors as PEFT has it, or the files of a
     whole model; the tokenizer with the chat template that was trained with; config.yaml and manifest.json.
 
@@ -194,9 +195,9 @@ def finetune(training: Training, out: Path, stage: Stage, note: Callable[[str], 
     """
     check_free(out)
     training.check()
-    folder = Path(training.config.workspace) / "finetune" / training.digest()
+    folder = locate(training.config.workspace) / "finetune" / training.digest()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with lock(folder / "lock"):
         if done := len(finished_checkpoints(folder)):
             note(f"fine-tune: {done} of {training.extent[0]} epochs were done before")
         with stage("fine-tune", training.n_tokens) as advance:
@@ -204,7 +205,7 @@ def finetune(training: Training, out: Path, stage: Stage, note: Callable[[str], 
         with writing_folder(out) as temporary:
             _save(model, training, temporary)
         for path in folder.glob("epoch-*"):
-            shutil.rmtree(path)
+            files.remove(path)
 
 
 def _save(model: Any, training: Training, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from fractions import Fraction
@@ -67,6 +66,16 @@ class Inputs:
         self.rejected: list[Rejected] = []
         self.files: list[FileReport] = []
         self._as_named: dict[str, bool] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to read rows as this one does: the settings, and what is known of the model."""
+        known = ("base_digest", "dtype", "max_tokens", "source")
+        return {"config": self._config, **{name: vars(self)[name] for name in known if name in vars(self)}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config = state.pop("config")
+        self.__init__(config, lambda _: None)  # type: ignore[misc]
+        vars(self).update(state)
 
     @cached_property
     def pool(self) -> Pool:
@@ -303,8 +312,8 @@ def _reasons(found: dict[str, list[tuple[str, int, str]]]) -> dict[str, list[dic
 
 def _facts(pool: Pool) -> dict[str, Any]:
     return {
-        "digest": digest(pool.ids),
+        "digest": pool.digest,
         "n_rows": len(pool),
         "n_duplicates": pool.n_duplicates,
-        "sources": dict(Counter(pool.sources)),
+        "sources": dict(pool.labels("source").counts()),
     }

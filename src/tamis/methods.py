@@ -105,6 +105,7 @@ REPRESENTATIONS = {
     ),
     "rds": Representation("round_robin", heeds=_OF_ROWS),
     "embed": Representation("round_robin", heeds=("encoder", *_OF_ROWS), libraries=("sentence-transformers",)),
+    "ngrams": Representation("top_k", heeds=("dim", *_OF_ROWS), libraries=("scikit-learn",)),
     "bm25": Representation("top_k", "scores", f"{_LEXICAL}:bm25", libraries=("bm25s",)),
     "dsir": Representation(
         "top_k", "scores", f"{_LEXICAL}:dsir", ("groups", "smoothing"), ("smoothing",), ("scikit-learn",)

@@ -4,15 +4,17 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tamis.config import Config
 from tamis.data.near import NearDuplicates
 from tamis.data.overlap import Leak, find_leaks
 from tamis.data.pool import Pool
 from tamis.errors import InputError
 from tamis.inputs import Inputs
+from tamis.remote import locate
 from tamis.selectors import Budget, Picks, parse_budget
 from tamis.selectors.constraints import Constraints, Walked, walk
-from tamis.settings import home
 
 _FIRST_RANKED = 1024  # of a nested method with a token budget; then twice as many, and so on
 
@@ -52,7 +54,7 @@ def candidates(config: Config, inputs: Inputs, note: Callable[[str], None]) -> P
         for position in positions:
             if position in reasons:
                 raise InputError(f"pick.include: {row} is to be taken, but is no candidate: {reasons[position]}")
-    left = pool.take([position for position in range(len(pool)) if position not in reasons])
+    left = pool.without(sorted(reasons))
     if not left:
         remedy = "; --keep-leaks leaves leaks in" if left_out["leaked"] else ""
         raise InputError(f"no candidate is left of {len(pool):,} pool rows: see the rows left out above{remedy}")
@@ -74,7 +76,7 @@ def _ids_in(paths: Sequence[str]) -> list[str]:
     ids: dict[str, None] = {}
     for path in paths:
         try:
-            lines = home(path).read_text(encoding="utf-8").splitlines()
+            lines = locate(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot read this list of ids ({error})") from error
         if lines and lines[0].lstrip().startswith(("{", "[")):
@@ -176,10 +178,10 @@ def pick(
 
 def _constraints(config: Config, budget: Budget, amount: int, pool: Pool, cost: Callable[[int], int]) -> Constraints:
     pick = config.pick
-    sources = pool.sources
+    sources = pool.labels("source")
     quotas = {name: _part("quotas", name, text, budget, amount) for name, text in pick.quotas.items()}
     floors = {name: _part("floors", name, text, budget, amount) for name, text in pick.floors.items()}
-    known = set(sources)
+    known = set(sources.counts())
     for kind, given in (("quotas", quotas), ("floors", floors)):
         for name in given:
             if name not in known:
@@ -189,7 +191,7 @@ def _constraints(config: Config, budget: Budget, amount: int, pool: Pool, cost: 
                     + (f" (did you mean {near[0]}?)" if near else "")
                 )
     for name, floor in floors.items():
-        there = sum(cost(i) for i, source in enumerate(sources) if source == name)
+        there = sum(cost(i) for i in np.flatnonzero(sources.codes == sources.names.index(name)).tolist())
         if there < floor:
             raise InputError(f"pick.floors.{name}: {floor:,} of {name} are asked for, and the pool has {there:,}")
         if floor > quotas.get(name, floor):

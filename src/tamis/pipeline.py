@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +23,19 @@ from tamis.config import Config
 from tamis.data.export import write_rejected
 from tamis.data.pool import Pool
 from tamis.data.selection import Selection, check_free, writing_folder
-from tamis.engine import Engine
+from tamis.engine import Engine, engine_of
 from tamis.engine.local import LocalEngine
 from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
 from tamis.methods import REPRESENTATIONS, SELECTORS, load
 from tamis.picking import Ranking, candidates, pick
-from tamis.progress import Advance, Progress, Silent
+from tamis.progress import Advance, Progress, Silent, Told
+from tamis.remote import locate
 from tamis.report.facts import Looked, selection_facts
-from tamis.scoring import Similarity, given_similarity, kept_similarity, takers
+from tamis.scoring import Similarity, given_similarity, kept_similarity, score_rows, takers
 from tamis.selectors import Picks, parse_budget
 from tamis.selectors.rows import mean
-from tamis.settings import home, memory_bytes
-from tamis.similarity import similarity
+from tamis.settings import memory_bytes
 
 if TYPE_CHECKING:
     from tamis.model.checkpoint import Checkpoint
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from tamis.store import FeatureStore
 
 
+_WORTH_WORKERS = 10**11  # multiplications: some seconds of one core
 _LIBRARIES = ("tamis", "numpy", "torch", "transformers", "peft")
 
 
@@ -59,10 +59,10 @@ class Pipeline:
     ) -> None:
         self.config = config
         self.progress: Progress = progress or Silent()
-        self.engine: Engine = engine or LocalEngine()
+        self.engine: Engine = engine or engine_of(config.engine, config.model.device)
         self.method = config.method
         self.inputs = inputs or Inputs(config, self.progress.note)
-        self.workspace = Path(config.workspace)
+        self.workspace = locate(config.workspace)
         self.seconds: dict[str, float] = {}
         if unheeded := config.unheeded():
             self.progress.note(f"without effect with {self.method.name}: {', '.join(unheeded)}")
@@ -89,7 +89,10 @@ class Pipeline:
     @cached_property
     def candidates(self) -> Pool:
         """The pool without what filters and leaks leave out."""
-        return candidates(self.config, self.inputs, self.progress.note)
+        with self.stage("read", 0):
+            _ = self.inputs.pool
+        with self.stage("filter", 0):
+            return candidates(self.config, self.inputs, self.progress.note)
 
     # ---- represent -------------------------------------------------------------------------------------------------
 
@@ -161,7 +164,7 @@ class Pipeline:
         def fill(out: np.ndarray) -> None:
             load(str(representation.function))(targets.texts, pool.texts, out, **given)
 
-        return self._scored(digest(name, targets.ids, pool.ids, *given.values()), targets, pool, fill)
+        return self._scored(digest(name, targets.digest, pool.digest, *given.values()), targets, pool, fill)
 
     def score_seeds(self, n_seeds: int) -> list[Similarity]:
         """The similarity under each of n_seeds projections, whose rows are made in one pass over the pool."""
@@ -175,16 +178,18 @@ class Pipeline:
         """Streamed over shards, summed over checkpoints."""
         for group in sorted(set(map(str, self.inputs.target.groups)) - set(map(str, targets.examples.groups))):
             self.progress.note(f"target: no row of the group {group} can be used, so it has no say")
-        target_ids, pool_ids = targets.examples.ids, pool.examples.ids
+        target_ids, pool_ids = targets.examples.packed_ids, pool.examples.packed_ids
         unit = pool.normalized
 
         def fill(out: np.ndarray) -> None:
             rows = [store.rows(target_ids, normalized=unit) for store in targets.stores]
-            shards = [store.shards(pool_ids, normalized=unit) for store in pool.stores]
-            similarity(rows, shards, pool.lr_weights, len(pool_ids), out=out)
+            engine = self._engine_for(len(target_ids) * len(pool_ids) * sum(store.dim for store in pool.stores))
+            score_rows(engine, rows, pool.stores, pool.lr_weights, pool_ids, unit, out)
 
         folders = [store.folder.name for store in [*targets.stores, *pool.stores]]
-        name = digest(folders, pool.lr_weights, target_ids, pool_ids, *([] if unit else ["with norms"]))
+        name = digest(
+            folders, pool.lr_weights, targets.examples.digest, pool.examples.digest, *([] if unit else ["with norms"])
+        )
         return self._scored(name, targets.examples, pool.examples, fill)
 
     def _score_ranking(self, representation: str) -> Similarity:
@@ -192,13 +197,13 @@ class Pipeline:
         from tamis.representations.loss import ranking
 
         rows, prefer = self.pool_rows, self.config.represent.prefer
-        ids = rows.examples.ids
+        ids = rows.examples.packed_ids
 
         def fill(out: np.ndarray) -> None:
             losses = {str(store.recipe["kind"]): store.norms(ids) for store in rows.stores}
             out[0] = ranking(representation, losses, prefer)
 
-        name = digest(representation, prefer, [store.folder.name for store in rows.stores], ids)
+        name = digest(representation, prefer, [store.folder.name for store in rows.stores], rows.examples.digest)
         return self._scored(name, Pool.of([]), rows.examples, fill, [representation])
 
     def _scored(
@@ -219,11 +224,11 @@ class Pipeline:
         if parse_budget(self.config.pick.budget).kind == "tokens" or any(str(a).endswith("tok") for a in amounts):
             _ = self.inputs.source  # whose tokens? Better asked before hours of work
         if self.config.out is not None:
-            check_free(Path(self.config.out))  # hours of work come before the writing
+            check_free(locate(self.config.out))  # hours of work come before the writing
         selector = SELECTORS[self.method.selector]
         scored: Similarity | None = None
         if self.config.pick.similarity is not None:
-            path = home(self.config.pick.similarity)
+            path = locate(self.config.pick.similarity)
             scored = given_similarity(path, self.inputs, self.candidates, self.memory_bytes)
         elif "similarity" in selector.needs:
             scored = self.score()
@@ -327,7 +332,7 @@ class Pipeline:
         available: dict[str, Callable[[], Any]] = {
             "seed": lambda: self.config.seed,
             "n_pool": lambda: len(pool),
-            "sources": lambda: pool.sources,
+            "sources": lambda: pool.labels("source").codes,
             "memory_bytes": lambda: self.memory_bytes,
             "map": lambda: self._map,
             "features": lambda: self.pool_rows.combined,
@@ -355,7 +360,13 @@ class Pipeline:
         return goal
 
     def _map(self, function: Callable[[Any], Picks], tasks: Sequence[Any]) -> Iterator[Picks]:
-        return self.engine.run(partial(_without_progress, function), tasks, lambda _: None)
+        share = sum(n_examples for _, n_examples in tasks) // max(1, len(tasks))  # of a cluster
+        engine = self._engine_for(self.pool_rows.combined.shape[0] * self.pool_rows.combined.shape[1] * share)
+        return engine.run(partial(_without_progress, function), tasks, Told())
+
+    def _engine_for(self, n_products: int) -> Engine:
+        """For arithmetic alone. Workers take seconds to start: what this process does sooner, it does itself."""
+        return self.engine if n_products >= _WORTH_WORKERS else LocalEngine(self.config.engine.threads_per_worker)
 
     @cached_property
     def memory_bytes(self) -> int:
@@ -377,7 +388,7 @@ class Pipeline:
         if self.config.out is None:
             raise InputError("say where to write: --out FOLDER")
         manifest = {**selection.manifest, "seconds": {name: round(s, 3) for name, s in self.seconds.items()}}
-        with writing_folder(Path(self.config.out)) as folder:
+        with writing_folder(locate(self.config.out)) as folder:
             selection.save(folder, manifest, self.config.to_yaml())
             write_report(folder, report_facts(selection, manifest, self.config.to_yaml()))
             if self.inputs.rejected:
@@ -406,6 +417,6 @@ def _filters(config: Config) -> dict[str, Any]:
     return config.pick.model_dump(include={"include", "exclude", "min_tokens", "max_tokens", "keep_leaks"})
 
 
-def _without_progress(function: Callable[[Any], Picks]) -> Callable[[Any, Advance], Picks]:
+def _without_progress(function: Callable[[Any], Picks]) -> Callable[[Any, Told], Picks]:
     """A selector's task as the engine runs tasks."""
     return lambda task, _: function(task)

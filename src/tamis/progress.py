@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -16,6 +17,30 @@ Kind = Literal["auto", "bar", "plain", "json"]
 Advance = Callable[[int], None]
 
 _PLAIN_SECONDS = 15.0  # between two lines of one stage
+
+
+def _nothing(_: int | str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who is told what a worker does: tokens done, and sentences for the user."""
+
+    advance: Advance = _nothing
+    note: Callable[[str], None] = _nothing
+
+
+class Current:
+    """Passes on what is told to the stage that is under way: several stages may be one run of an engine."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.now: Advance = _nothing
+        self.note = note
+
+    def advance(self, n_tokens: int) -> None:
+        """Tokens done in the stage under way."""
+        self.now(n_tokens)
 
 
 @runtime_checkable

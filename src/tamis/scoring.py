@@ -1,20 +1,28 @@
 """The similarity a run picks by: kept in the workspace, or a file of one's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from tamis.data.pool import Pool
+from tamis.engine import Engine
 from tamis.errors import DamagedError, InputError
+from tamis.ids import Ids, Places
 from tamis.inputs import Inputs
+from tamis.progress import Told
+from tamis.remote import Place
+from tamis.remote.lease import lock
 from tamis.selectors import nearest_target
 from tamis.selectors.constraints import Walked
-from tamis.similarity import load_similarity, take_columns, writing_similarity
+from tamis.similarity import add_blocks, load_similarity, products, take_columns, writing_similarity
+from tamis.store import FeatureStore
+
+_MESSAGE_BYTES = 1 << 24  # of products that a worker sends at once
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,11 @@ class Similarity:
     values: Float[np.ndarray, "target pool"]
     targets: Pool
     pool: Pool
-    path: Path
+    path: Place
 
 
 def kept_similarity(
-    path: Path,
+    path: Place,
     targets: Pool,
     pool: Pool,
     fill: Callable[[np.ndarray], None],
@@ -41,11 +49,11 @@ def kept_similarity(
 
     DamagedError unless what is there is as it was written, and of these rows.
     """
-    target_ids, pool_ids = list(rows) or targets.ids, pool.ids
+    target_ids, pool_ids = list(rows) or targets.ids, pool.packed_ids
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         # Another run may be writing the same. The lock dies with its process.
-        with FileLock(path.with_suffix(".lock")):
+        with lock(path.with_suffix(".lock")):
             if not path.exists():
                 with stage(), writing_similarity(path, target_ids, pool_ids) as out:
                     fill(out)
@@ -56,13 +64,109 @@ def kept_similarity(
                                 f"the similarity of row {row} to {pool[column].file} row {pool[column].row} is "
                                 f"{of_row[column]}: leave that row out (pick.exclude)"
                             )
-    values, *ids = load_similarity(path)
-    if ids != [target_ids, pool_ids]:
+    values, its_targets, its_pool = load_similarity(path)
+    if its_pool is None or its_targets != target_ids or not np.array_equal(its_pool, pool_ids):
         raise DamagedError(f"{path}: its ids are not those of this run's rows. Delete it, and run again.")
     return Similarity(values, targets, pool, path)
 
 
-def given_similarity(path: Path, inputs: Inputs, candidates: Pool, memory_bytes: int) -> Similarity:
+def score_rows(
+    engine: Engine,
+    targets: Sequence[Float32[np.ndarray, "target dim"]],
+    pool: Sequence[FeatureStore],
+    lr_weights: Sequence[float],
+    ids: Ids,
+    normalized: bool,
+    out: np.ndarray,
+) -> None:
+    """`tamis.similarity.similarity` of target rows and the rows of these ids, each a list over checkpoints; an engine's
+    workers multiply, some shards at a time."""
+    found = [[_Part.of(*place) for place in store.places(ids)] for store in pool]
+    tasks = _Tasks(pool, [(c, group) for c, parts in enumerate(found) for group in _groups(parts, len(targets[0]))])
+    weighted = [rows * np.float32(weight) for rows, weight in zip(targets, lr_weights, strict=True)]
+    done = engine.run(partial(_multiplier, weighted, normalized), tasks, Told())
+
+    def blocks(checkpoint: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for _, group in (task for task in tasks.groups if task[0] == checkpoint):
+            block, start = next(done), 0
+            for part in group:
+                yield np.asarray(part.positions), block[:, start : start + len(part.positions)]
+                start += len(part.positions)
+
+    for checkpoint in range(len(pool)):
+        add_blocks(out, blocks(checkpoint), checkpoint)
+    for _ in done:  # the engine ends its workers when it is asked for more than there is
+        raise AssertionError("more results than tasks")
+
+
+_Which = range | np.ndarray
+
+
+class _Part(NamedTuple):
+    """What a shard of n_rows holds of the ids: which of its rows, and their positions among the ids."""
+
+    path: Place
+    n_rows: int
+    positions: _Which
+    rows: _Which
+
+    @classmethod
+    def of(cls, path: Place, n_rows: int, positions: np.ndarray, rows: np.ndarray) -> "_Part":
+        """Without an array where numbers follow one another, as they do in a pool that was represented as it is."""
+        return cls(path, n_rows, _compact(positions), _compact(rows))
+
+
+def _compact(numbers: np.ndarray) -> _Which:
+    first = int(numbers[0])
+    run = range(first, first + len(numbers))
+    return run if np.array_equal(numbers, run) else numbers
+
+
+def _groups(parts: Sequence[_Part], n_targets: int) -> Iterator[list[_Part]]:
+    """Neighbouring shards whose products are of a size that is worth a message."""
+    group: list[_Part] = []
+    for part in parts:
+        group.append(part)
+        if 4 * n_targets * sum(len(part.positions) for part in group) >= _MESSAGE_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@dataclass(frozen=True, slots=True)
+class _Tasks(Sequence[Any]):
+    """The store and, of each shard, the path, its number of rows and the rows wanted."""
+
+    pool: Sequence[FeatureStore]
+    groups: Sequence[tuple[int, list[_Part]]]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: Any) -> Any:
+        checkpoint, group = self.groups[number]
+        return checkpoint, self.pool[checkpoint], [(part.path, part.n_rows, part.rows) for part in group]
+
+
+def _multiplier(
+    weighted: Sequence[np.ndarray], normalized: bool
+) -> Callable[[tuple[int, FeatureStore, list[Any]], Told], np.ndarray]:
+    """A worker that holds the target rows of every checkpoint."""
+
+    def work(task: tuple[int, FeatureStore, list[Any]], _: Told) -> np.ndarray:
+        checkpoint, store, shards = task
+        blocks = [
+            block
+            for path, n_rows, rows in shards
+            for _, block in products(weighted[checkpoint], store.part(path, n_rows, rows, normalized))
+        ]
+        return np.concatenate(blocks, axis=1)
+
+    return work
+
+
+def given_similarity(path: Place, inputs: Inputs, candidates: Pool, memory_bytes: int) -> Similarity:
     """A matrix of one's own, whose columns are the rows of the pool in their order, equal ones included.
 
     A matrix with ids, as `tamis score` writes it, is joined by them. InputError where it does not fit pool or target.
@@ -80,8 +184,7 @@ def given_similarity(path: Path, inputs: Inputs, candidates: Pool, memory_bytes:
     if pool_ids is None:
         columns = candidates.places
     else:
-        place = {id_: column for column, id_ in enumerate(pool_ids)}
-        columns = np.array([place.get(id_, -1) for id_ in candidates.ids])
+        columns = Places(pool_ids).positions(candidates.packed_ids)
         if (columns < 0).any():
             missing = candidates[int(columns.argmin())]
             raise InputError(f"{path}: no column has the id of {missing.file} row {missing.row}; score this pool anew")

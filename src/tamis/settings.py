@@ -107,6 +107,41 @@ class ModelConfig(Stage):
         return self
 
 
+class EngineConfig(Stage):
+    """Where features, similarities, clusters and a study's cells are computed."""
+
+    kind: Literal["auto", "local", "ray"] = Field("auto", description="auto: ray where workers or address are given")
+    address: str | None = Field(None, description="of a Ray cluster: auto or HOST:PORT; none: this host, by itself")
+    workers: int | str | None = Field(
+        None, description="processes, each with its model: 4, or 2-16 as there is work; by default one a GPU, or CPU"
+    )
+    threads_per_worker: int | None = Field(None, ge=1, description="threads of a worker, and CPUs it takes from Ray")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "EngineConfig":
+        few, many = self.pool_size or (1, 1)
+        if not 1 <= few <= many:
+            raise ValueError(f"expected workers such as 4, or 2-16, got {self.workers!r}")
+        if self.kind == "local" and (many > 1 or self.address is not None):
+            raise ValueError("expected engine.kind=ray with engine.workers or engine.address: local is this process")
+        return self
+
+    @property
+    def is_ray(self) -> bool:
+        """Whether work is done by Ray's workers."""
+        return self.kind == "ray" or (self.kind == "auto" and (self.address or self.workers) is not None)
+
+    @property
+    def pool_size(self) -> tuple[int, int] | None:
+        """Fewest and most workers, where a number is given."""
+        if self.workers is None:
+            return None
+        few, dash, many = str(self.workers).partition("-")
+        if not (few + (many if dash else "1")).isdecimal() or len(few + many) > 9:
+            raise ValueError(f"expected workers such as 4, or 2-16, got {self.workers!r}")
+        return int(few), int(many if dash else few)
+
+
 class TrainingConfig(Stage):
     """What warm-up and fine-tuning have in common. The defaults are the paper's (LESS, section 4.1)."""
 

@@ -1,9 +1,10 @@
 """Target × pool similarity: streamed over shards, summed over checkpoints, kept as one .npy with the ids beside it.
 
-    <name>.npy            float32 [target, pool]; or any .npy of floats of one's own, without ids
-    <name>.npy.ids.json   target, pool: the ids; digest: 128 bits of ids and matrix, so that damage is noticed
+    <name>.npy        float32 [target, pool]; or any .npy of floats of one's own, without ids
+    <name>.npy.ids    a line of JSON: the target ids, and 128 bits of ids and matrix, so that damage is noticed;
+                      then the pool's ids, 16 bytes each
 
-Not covered: paths that are not local.
+On an object store the matrix is written as a local file, and uploaded after its ids; read is a local copy.
 """
 
 import hashlib
@@ -11,19 +12,24 @@ import json
 import os
 import tempfile
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from tamis import ids
 from tamis.errors import DamagedError, InputError, StoreError
-from tamis.store.files import SIMILARITY_IDS_SUFFIX, publish, temporary_beside
+from tamis.ids import DTYPE, Ids, Packed, pack
+from tamis.remote import Place, local
+from tamis.store.files import SIMILARITY_IDS_SUFFIX, publish, temporary_for
 from tamis.store.quantize import EncodedRows
 
 # What NumPy raises for a header that it cannot read: it is Python source, tokenised and then parsed
 _NOT_NUMPY = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, tokenize.TokenError)
+
+
+_BLOCK_BYTES = 1 << 22  # of pool rows as float32
 
 
 def similarity(
@@ -32,7 +38,7 @@ def similarity(
     lr_weights: Sequence[float],
     n_pool: int,
     out: np.ndarray | None = None,
-    block_bytes: int = 1 << 22,
+    block_bytes: int = _BLOCK_BYTES,
 ) -> Float32[np.ndarray, "target pool"]:
     """Weighted sum over checkpoints of the inner products of target and pool features (cosines, where rows are unit).
 
@@ -60,30 +66,49 @@ def similarity(
         raise ValueError(f"expected out of shape {shape} float32, got {out.shape} {out.dtype}")
     for checkpoint, (target, pool, lr_weight) in enumerate(zip(targets, pools, lr_weights, strict=True)):
         weighted = target * np.float32(lr_weight)
-        n_times = np.zeros(n_pool, np.int32)
-        buffer = np.empty((0, 0), np.float32)
-        for positions, features in pool:
-            _count(n_times, positions, checkpoint)
-            rows = features if isinstance(features, EncodedRows) else EncodedRows(features, features.shape[1])
-            n_rows = max(1, min(len(rows), block_bytes // (4 * max(1, rows.room_dim))))
-            if len(buffer) < n_rows or buffer.shape[1] != rows.room_dim:
-                buffer = np.empty((n_rows, rows.room_dim), np.float32)
-            for start in range(0, len(positions), n_rows):
-                part = slice(start, start + n_rows)
-                block = weighted @ rows.values(part, buffer).T
-                if rows.scale is not None:
-                    block *= rows.scale[part]
-                columns = _columns(positions[part])
-                if checkpoint == 0:
-                    out[:, columns] = block
-                else:
-                    out[:, columns] += block
-        _check_cover(n_times, checkpoint)
+        blocks = (
+            (positions[part], block)
+            for positions, features in pool
+            for part, block in products(weighted, features, block_bytes)
+        )
+        add_blocks(out, blocks, checkpoint)
     return out
 
 
+def products(
+    weighted: Float32[np.ndarray, "target dim"], features: np.ndarray | EncodedRows, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[tuple[slice, Float32[np.ndarray, "target part"]]]:
+    """Inner products of target rows with the features of one shard, in blocks: (which of its rows, products)."""
+    rows = features if isinstance(features, EncodedRows) else EncodedRows(features, features.shape[1])
+    n_rows = max(1, min(len(rows), block_bytes // (4 * max(1, rows.room_dim))))
+    buffer = np.empty((n_rows, rows.room_dim), np.float32)
+    for start in range(0, len(rows), n_rows):
+        part = slice(start, start + n_rows)
+        block = weighted @ rows.values(part, buffer).T
+        if rows.scale is not None:
+            block *= rows.scale[part]
+        yield part, block
+
+
+def add_blocks(
+    out: np.ndarray, blocks: Iterable[tuple[Int64[np.ndarray, " part"], np.ndarray]], checkpoint: int
+) -> None:
+    """Put one checkpoint's blocks of products, each with its pool positions, into `out`: the first ones take the place
+    of what is there, later ones are added. StoreError unless they give each pool position exactly once.
+    """
+    n_times = np.zeros(out.shape[1], np.int32)
+    for positions, block in blocks:
+        _count(n_times, positions, checkpoint)
+        columns = _columns(positions)
+        if checkpoint == 0:
+            out[:, columns] = block
+        else:
+            out[:, columns] += block
+    _check_cover(n_times, checkpoint)
+
+
 @contextmanager
-def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence[str]) -> Iterator[np.ndarray]:
+def writing_similarity(path: Place, target_ids: Sequence[str], pool_ids: Ids) -> Iterator[np.ndarray]:
     """A writable float32 memory map `[target, pool]`; `path` (.npy) appears with its ids when the block ends well.
 
     The ids are in place before the matrix gets its name, and an old matrix is removed before: a matrix with the ids of
@@ -91,8 +116,8 @@ def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     ids_path = path.with_name(path.name + SIMILARITY_IDS_SUFFIX)
-    temporary, temporary_ids = temporary_beside(path), temporary_beside(ids_path)
-    try:
+    with ExitStack() as stack:
+        temporary, temporary_ids = (stack.enter_context(temporary_for(target)) for target in (path, ids_path))
         matrix = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(len(target_ids), len(pool_ids))
         )
@@ -101,18 +126,17 @@ def writing_similarity(path: Path, target_ids: Sequence[str], pool_ids: Sequence
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         yield matrix
         matrix.flush()
-        ids = {"target": list(target_ids), "pool": list(pool_ids)}
-        temporary_ids.write_text(json.dumps({"digest": _digest(matrix, ids), **ids}), encoding="utf-8")
+        head = {"digest": _digest(matrix, target_ids, pool_ids), "target": list(target_ids)}
+        with temporary_ids.open("wb") as file:
+            file.write(json.dumps(head).encode() + b"\n")
+            pack(pool_ids).tofile(file)
         path.unlink(missing_ok=True)
         publish(temporary_ids, ids_path)
         publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        temporary_ids.unlink(missing_ok=True)
 
 
 def save_similarity(
-    path: Path, matrix: Float[np.ndarray, "target pool"], target_ids: Sequence[str], pool_ids: Sequence[str]
+    path: Place, matrix: Float[np.ndarray, "target pool"], target_ids: Sequence[str], pool_ids: Ids
 ) -> None:
     """Save a matrix that is in memory; `load_similarity` reads it back."""
     if matrix.shape != (len(target_ids), len(pool_ids)):
@@ -121,8 +145,8 @@ def save_similarity(
         out[:] = matrix
 
 
-def load_similarity(path: Path) -> tuple[Float[np.ndarray, "target pool"], list[str] | None, list[str] | None]:
-    """A memory-mapped matrix, its target ids and its pool ids; no ids for a matrix of one's own, without an ids file.
+def load_similarity(path: Place) -> tuple[Float[np.ndarray, "target pool"], list[str] | None, Packed | None]:
+    """A memory-mapped matrix, its target ids and its pool ids (packed, and mapped too); no ids for one of one's own.
 
     InputError unless a matrix of one's own is a .npy of two axes and finite floats; DamagedError unless one with ids is
     as it was written. Nothing pickled is loaded.
@@ -141,38 +165,41 @@ def load_similarity(path: Path) -> tuple[Float[np.ndarray, "target pool"], list[
     return matrix, None, None
 
 
-def _load_with_ids(path: Path, ids_path: Path) -> tuple[np.ndarray, list[str], list[str]]:
+def _load_with_ids(path: Place, ids_path: Place) -> tuple[np.ndarray, list[str], Packed]:
     remedy = f"Delete it and {ids_path.name}, and the next run makes both again."
     try:
-        matrix = np.lib.format.open_memmap(path, mode="r")
-        ids = json.loads(ids_path.read_text(encoding="utf-8"))
-        expected = ids.pop("digest")
-        found, shape = _digest(matrix, ids), (len(ids["target"]), len(ids["pool"]))
+        here, ids_here = local(path), local(ids_path)
+        matrix = np.lib.format.open_memmap(here, mode="r")
+        with ids_here.open("rb") as file:
+            head = json.loads(file.readline())
+            pool_ids = np.asarray(np.memmap(ids_here, DTYPE, "r", file.tell()))
+        expected, target_ids = head["digest"], head["target"]
+        found, shape = _digest(matrix, target_ids, pool_ids), (len(target_ids), len(pool_ids))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such similarity file. Give the path of a .npy.") from error
     except (*_NOT_NUMPY, LookupError, AttributeError) as error:
         raise DamagedError(f"{path}: it or its ids cannot be read ({error}). {remedy}") from error
-    n_bytes = path.stat().st_size - matrix.offset
+    n_bytes = here.stat().st_size - matrix.offset
     if matrix.shape != shape or found != expected or n_bytes != matrix.nbytes:
         raise DamagedError(
             f"{path}: expected shape {shape} and digest {expected} by {ids_path.name}, found {matrix.shape} and "
             f"{found} in {n_bytes} bytes. {remedy}"
         )
-    return matrix, ids["target"], ids["pool"]
+    return matrix, target_ids, pool_ids
 
 
-def _digest(matrix: np.ndarray, ids: Mapping[str, Sequence[str]]) -> str:
+def _digest(matrix: np.ndarray, target_ids: Sequence[str], pool_ids: Ids) -> str:
     """Row by row, because the matrix may be larger than memory."""
-    about = [matrix.dtype.str, matrix.shape, ids]
-    digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    about = [matrix.dtype.str, matrix.shape, list(target_ids), ids.digest(pool_ids)]
+    digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
     for row in matrix:
         digest.update(np.ascontiguousarray(row).data)
     return digest.hexdigest()
 
 
-def _open_matrix(path: Path) -> np.ndarray:
+def _open_matrix(path: Place) -> np.ndarray:
     try:
-        matrix = np.lib.format.open_memmap(path, mode="r")
+        matrix = np.lib.format.open_memmap(local(path), mode="r")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such similarity file. Give the path of a .npy.") from error
     except _NOT_NUMPY as error:

@@ -7,14 +7,16 @@ import torch
 
 from tamis.errors import DamagedError, InputError, StoreError
 from tamis.model.checkpoint import load_moments, read_checkpoint
+from tamis.remote import Place
+from tamis.remote.cache import fetched
 from tamis.similarity import load_similarity
 from tamis.store import FeatureStore
-from tamis.store.files import list_shards, set_aside
+from tamis.store.files import SIMILARITY_IDS_SUFFIX, list_shards, set_aside
 from tamis.store.recipe import NAME
 from tamis.store.records import FOLDERS, read_record
 
 
-def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
+def verify_folder(folder: Place) -> tuple[int, list[tuple[Place, str]]]:
     """Number of whole files, and the damaged ones with the reason.
 
     Damaged shards, similarities, picks and cells are set aside, to be computed again. Of a store whose recipe is
@@ -32,7 +34,7 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
     if not (stores or checkpoints or matrices or records):
         raise InputError(f"{folder}: nothing here that tamis keeps (no {NAME}, checkpoint.json or similarity)")
     n_whole = 0
-    damaged: list[tuple[Path, str]] = []
+    damaged: list[tuple[Place, str]] = []
     for path in stores:
         try:
             store = FeatureStore.load(path)
@@ -43,17 +45,20 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
         n_whole += n_shards - len(bad)
         damaged += [(store.set_aside(shard), reason) for shard, reason in bad]
     for path in checkpoints:
-        try:
-            load_moments(read_checkpoint(path), torch.device("cpu"))
-            n_whole += 1
-        except DamagedError as error:
-            damaged.append((path, str(error)))
+        with fetched(path) as folder_now:
+            try:
+                load_moments(read_checkpoint(folder_now / path.name), torch.device("cpu"))
+                n_whole += 1
+            except DamagedError as error:
+                damaged.append((path, _about(path, folder_now, error)))
     for path in matrices:
-        try:
-            load_similarity(path)
-            n_whole += 1
-        except (DamagedError, InputError) as error:
-            damaged.append((set_aside(path), str(error)))
+        ids = path.with_name(path.name + SIMILARITY_IDS_SUFFIX)
+        with fetched(*[part for part in (path, ids) if part.exists()]) as folder_now:
+            try:
+                load_similarity(folder_now / path.name)
+                n_whole += 1
+            except (DamagedError, InputError) as error:
+                damaged.append((set_aside(path), _about(path, folder_now, error)))
     for path in records:
         try:
             read_record(path)
@@ -61,3 +66,8 @@ def verify_folder(folder: Path) -> tuple[int, list[tuple[Path, str]]]:
         except DamagedError as error:
             damaged.append((set_aside(path), str(error)))
     return n_whole, damaged
+
+
+def _about(path: Place, folder: Path, error: Exception) -> str:
+    """An error about the copy in a folder, as one about the original."""
+    return str(error).replace(str(folder), str(path.parent))

@@ -4,32 +4,33 @@ It is trained on a seeded share of the pool; without epochs it is the model as i
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-
-from filelock import FileLock
 
 from tamis.config import Config
+from tamis.data.chat import Encoded
+from tamis.data.example import Example
 from tamis.errors import InputError
 from tamis.inputs import Inputs, digest
 from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints, save_untrained
 from tamis.model.foreign import given_checkpoints
 from tamis.model.load import LoraSettings, fresh_model, refuse_full
 from tamis.progress import Advance
-from tamis.settings import TrainingConfig, home
+from tamis.remote import Place, locate
+from tamis.remote.lease import lock
+from tamis.settings import TrainingConfig
 from tamis.store.files import put
 
 Stage = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 def warm_up(
-    config: Config, inputs: Inputs, workspace: Path, stage: Stage, note: Callable[[str], None]
+    config: Config, inputs: Inputs, workspace: Place, stage: Stage, note: Callable[[str], None]
 ) -> list[Checkpoint]:
     """The checkpoints of this configuration; what the workspace lacks is trained within a stage."""
     warmup = config.warmup
     if warmup.checkpoints is not None:
-        folder, imports = home(warmup.checkpoints), workspace / "checkpoints"
+        folder, imports = locate(warmup.checkpoints), workspace / "checkpoints"
         found = given_checkpoints(folder, inputs.source, inputs.base_digest, imports, note)
         inputs.check_base(found[0].base_digest, warmup.checkpoints)
         for checkpoint in found:
@@ -47,8 +48,7 @@ def warm_up(
             "set warmup.epochs=2, or warmup.warmup_ratio=0"
         )
     settings = hyperparameters(warmup, config.seed)
-    name = digest(inputs.base_digest, inputs.chat.fingerprint, inputs.dtype, lora, settings, [e.id for e, _ in rows])
-    folder = workspace / "checkpoints" / name
+    folder = trained_folder(config, inputs, workspace, rows)
     done = finished_checkpoints(folder)
     if len(done) == warmup.epochs:
         note(f"warm-up: {warmup.epochs} epochs found in {folder}")
@@ -60,7 +60,7 @@ def warm_up(
 
     folder.mkdir(parents=True, exist_ok=True)
     # Another run may be training the same: wait for it, then find its checkpoints. The lock dies with its process.
-    with FileLock(folder / "lock"), stage("warm up", n_tokens) as advance:
+    with lock(folder / "lock"), stage("warm up", n_tokens) as advance:
         model = fresh_model(inputs.source, lora, config.seed)
         check_layers(model)
         return train(
@@ -72,6 +72,19 @@ def warm_up(
             advance=advance,
             note=note,
         )
+
+
+def trained_folder(config: Config, inputs: Inputs, workspace: Place, rows: Sequence[tuple[Example, Encoded]]) -> Place:
+    """Where the checkpoints of a warm-up on these rows are kept."""
+    settings, lora, ids = hyperparameters(config.warmup, config.seed), adapter(config.warmup), [e.id for e, _ in rows]
+    name = digest(inputs.base_digest, inputs.chat.fingerprint, inputs.dtype, lora, settings, ids)
+    return workspace / "checkpoints" / name
+
+
+def untrained_folder(config: Config, inputs: Inputs, workspace: Place) -> Place:
+    """Where the checkpoint of a warm-up without epochs is kept."""
+    lora, rate = adapter(config.warmup), config.warmup.learning_rate
+    return workspace / "checkpoints" / digest("untrained", inputs.base_digest, inputs.dtype, lora, rate, config.seed)
 
 
 def adapter(training: TrainingConfig) -> LoraSettings | None:
@@ -99,20 +112,20 @@ def _untrained(
     config: Config,
     inputs: Inputs,
     lora: LoraSettings | None,
-    workspace: Path,
+    workspace: Place,
     stage: Stage,
     note: Callable[[str], None],
 ) -> Checkpoint:
     """The checkpoint `epoch-0` of a warm-up without epochs; no row of the pool has a part in it."""
     rate = config.warmup.learning_rate
-    folder = workspace / "checkpoints" / digest("untrained", inputs.base_digest, inputs.dtype, lora, rate, config.seed)
+    folder = untrained_folder(config, inputs, workspace)
     if done := finished_checkpoints(folder):
         note(f"no warm-up: {done[0].folder} found")
         return done[0]
     from tamis.representations.gradient import check_layers
 
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"), stage("warm up", 0):
+    with lock(folder / "lock"), stage("warm up", 0):
         if done := finished_checkpoints(folder):
             return done[0]
         model = fresh_model(inputs.source, lora, config.seed)
@@ -122,10 +135,10 @@ def _untrained(
     return made
 
 
-def _remember(folder: Path, checkpoint: Checkpoint) -> None:
+def _remember(folder: Place, checkpoint: Checkpoint) -> None:
     """Note in the workspace a checkpoint that is kept elsewhere: its features are not to be taken for leftovers."""
     path = folder / f"given-{checkpoint.fingerprint}.json"
-    if folder.absolute() not in checkpoint.folder.absolute().parents and not path.exists():
+    if not str(checkpoint.folder.absolute()).startswith(f"{folder.absolute()}/") and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         content = {"folder": str(checkpoint.folder.absolute()), "fingerprint": checkpoint.fingerprint}
         put(path, (json.dumps(content, indent=2) + "\n").encode())

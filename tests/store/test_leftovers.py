@@ -82,7 +82,7 @@ def test_each_thing_that_nothing_needs(ws: Path, rows, contents) -> None:
     save_similarity(ws / "similarity" / f"{'1' * 32}.npy", MATRIX, rows.ids(2), rows.ids(3))
     (ws / "similarity" / f"{'1' * 32}.npy").unlink()
     save_similarity(ws / "similarity" / f"{'2' * 32}.npy", MATRIX, rows.ids(2), rows.ids(3))
-    (ws / "similarity" / f"{'2' * 32}.npy.ids.json").unlink()
+    (ws / "similarity" / f"{'2' * 32}.npy.ids").unlink()
     age(ws)
     listed = leftovers(ws)
     assert found(ws) == {
@@ -93,7 +93,7 @@ def test_each_thing_that_nothing_needs(ws: Path, rows, contents) -> None:
         "checkpoints/warm/.epoch-3.77.tmp": "its writer died",
         f"features/{gone.folder.name}": f"its checkpoint dddddddd is not in {ws / 'checkpoints'} "
         "(say where a warm-up is kept elsewhere: --checkpoints)",
-        f"similarity/{'1' * 32}.npy.ids.json": "its similarity is gone",
+        f"similarity/{'1' * 32}.npy.ids": "its similarity is gone",
         f"similarity/{'2' * 32}.npy": "its ids are gone",
     }
     n_bytes = sum(len(data) for data in contents(ws).values()) - sum(map(len, before.values()))
@@ -108,7 +108,7 @@ def test_what_was_written_to_in_the_last_hour_stays(ws: Path, rows, contents) ->
     (ws / "similarity" / ".x.npy.1.tmp").write_bytes(b"1234")
     checkpoint(ws / "checkpoints" / "warm" / ".epoch-3.77.tmp", "eeee" * 8)
     save_similarity(ws / "similarity" / f"{'1' * 32}.npy", MATRIX, rows.ids(2), rows.ids(3))
-    (ws / "similarity" / f"{'1' * 32}.npy.ids.json").unlink()
+    (ws / "similarity" / f"{'1' * 32}.npy.ids").unlink()
     before = contents(ws)
     assert leftovers(ws) == []
     age(ws)
@@ -203,12 +203,12 @@ def test_all_similarities_if_asked(ws: Path, rows) -> None:
     save_similarity(own, MATRIX, rows.ids(2), rows.ids(3))
     age(ws)
     listed = leftovers(ws, similarities=True)
-    assert [one.path.name for one in listed] == [f"{'5' * 32}.npy", f"{'5' * 32}.npy.ids.json"]  # never ids first
+    assert [one.path.name for one in listed] == [f"{'5' * 32}.npy", f"{'5' * 32}.npy.ids"]  # never ids first
     remove(listed[:1])
     with pytest.raises(InputError, match="no such similarity"):
         load_similarity(listed[0].path)
     assert sorted(path.name for path in own.parent.iterdir()) == [
-        f"{'5' * 32}.lock", f"{'5' * 32}.npy.ids.json", "own.npy", "own.npy.ids.json",
+        f"{'5' * 32}.lock", f"{'5' * 32}.npy.ids", "own.npy", "own.npy.ids",
     ]  # fmt: skip
 
 

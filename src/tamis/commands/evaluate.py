@@ -20,6 +20,7 @@ from tamis.commands.common import (
     guard,
 )
 from tamis.errors import InputError, printable
+from tamis.remote import Place, local, locate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,7 +123,7 @@ def _run(given: dict[str, Any]) -> None:
         raise InputError(f"--progress: expected auto, bar, plain or json, got {given['progress']!r}")
     config = _config(given)
     progress = make(given["progress"])
-    out, settings = Path(str(config.out)), config.evaluate
+    out, settings = locate(str(config.out)), config.evaluate
     check_free(out)  # what cannot be is known before hours of work
     inputs = Inputs(config, progress.note)
     check_task(settings, inputs)
@@ -162,13 +163,11 @@ def _adapter(config: "Config") -> Path | None:
     """The folder of the adapter, if one is given. InputError where there is none."""
     if config.evaluate.adapter is None:
         return None
-    from tamis.settings import home
-
-    folder = home(config.evaluate.adapter)
+    folder = locate(config.evaluate.adapter)
     files = ("adapter_config.json", "adapter_model.safetensors")  # other weights are pickles
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise InputError(f"{folder}: expected a PEFT adapter ({' and '.join(files)}), found no {missing[0]} there")
-    return folder
+    return local(folder)
 
 
 def _model(inputs: "Inputs", adapter: Path | None) -> "nn.Module":
@@ -266,7 +265,7 @@ def _manifest(config: "Config", inputs: "Inputs", adapter: Path | None) -> dict[
             "dtype": inputs.dtype,
         },
         "adapter": adapter and {"name": str(adapter), "digest": model_digest(ModelSource(str(adapter)))},
-        **{name: {"digest": digest(pool.ids), "n_rows": len(pool)} for name, pool in pools.items() if pool},
+        **{name: {"digest": pool.digest, "n_rows": len(pool)} for name, pool in pools.items() if pool},
         "seed": config.seed,
         "settings": config.evaluate.model_dump(),
         "left_out": inputs.left_out,
@@ -274,7 +273,11 @@ def _manifest(config: "Config", inputs: "Inputs", adapter: Path | None) -> dict[
 
 
 def _write(
-    out: Path, config: "Config", evaluation: "Evaluation | None", ran: "HarnessResults | None", manifest: dict[str, Any]
+    out: Place,
+    config: "Config",
+    evaluation: "Evaluation | None",
+    ran: "HarnessResults | None",
+    manifest: dict[str, Any],
 ) -> None:
     from tamis.data.selection import writing_folder
     from tamis.evaluation.results import save
@@ -286,6 +289,6 @@ def _write(
             ran.save(folder)
 
 
-def _written(out: Path, evaluation: "Evaluation | None", ran: "HarnessResults | None") -> str:
+def _written(out: Place, evaluation: "Evaluation | None", ran: "HarnessResults | None") -> str:
     files = [*(["examples.jsonl"] if evaluation else []), *(["harness.json, harness/"] if ran else [])]
     return printable(f"written to {out}: {', '.join(files)}, config.yaml, manifest.json")

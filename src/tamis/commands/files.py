@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tamis.commands.common import FieldColumns, FormatName, ModelName, RemoteCode, Template, fields, guard
+from tamis.commands.common import FieldColumns, FormatName, ModelName, RemoteCode, Template, fields, guard, here
 from tamis.errors import InputError, printable
+from tamis.remote import locate
 
 
 def inspect(
@@ -83,7 +84,9 @@ def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, toke
 
 def compare(
     selections: Annotated[list[str], typer.Argument(help="folders of selections, each FOLDER or NAME=FOLDER")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder for table, heat maps and page")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", parser=here, metavar="PATH", help="folder for table, heat maps and page")
+    ] = None,
 ) -> None:
     """Tell how far selections agree, two by two: shared picks, ranks, and scores over the whole pool."""
 
@@ -114,13 +117,13 @@ def _show(lines: Iterable[str]) -> None:
         console.print(Text(line, "dim" if line.startswith("    ") else "" if number else "bold"), soft_wrap=True)
 
 
-def verify(folder: Annotated[Path, typer.Argument(help="a workspace, or one feature store in it")]) -> None:
+def verify(folder: Annotated[str, typer.Argument(help="a workspace, or one feature store in it")]) -> None:
     """Check every checksum; damaged shards are named and set aside, and the next run recomputes them."""
 
     def check() -> None:
         from tamis.verify import verify_folder
 
-        n_whole, damaged = verify_folder(folder)
+        n_whole, damaged = verify_folder(locate(folder))
         for path, reason in damaged:
             typer.echo(f"damaged: {path}: {reason}")
         typer.echo(f"{n_whole:,} files whole, {len(damaged):,} damaged")

@@ -5,14 +5,23 @@ from typing import Annotated
 
 import typer
 
-from tamis.commands.common import guard
+from tamis.commands.common import guard, here
 from tamis.errors import InputError, printable
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="a study, a selection, or a folder of result tables (CSV)")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=here, metavar="FOLDER", help="a study, a selection, or a folder of result tables (CSV)"),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder to write to (default: into a study; beside result tables)")
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=here,
+            metavar="PATH",
+            help="folder to write to (default: into a study; beside result tables)",
+        ),
     ] = None,
 ) -> None:
     """Make the report of a folder anew: report.html, figures as SVG, PNG and PDF, tables as CSV."""

@@ -1,24 +1,25 @@
 """`tamis store`: what a workspace holds, in which dtype, and what of it nothing needs."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tamis.commands.common import aligned, guard, size
 from tamis.errors import printable
+from tamis.remote import locate
 
 app = typer.Typer(help="See what a workspace holds, convert its stores, and tidy up.", no_args_is_help=True)
 
 
 @app.command("info")
-def store_info(path: Annotated[Path, typer.Argument(help="a workspace, or one store")] = Path(".tamis")) -> None:
+def store_info(path: Annotated[str, typer.Argument(help="a workspace, or one store")] = ".tamis") -> None:
     """What each store holds: rows, how they are kept, and their bytes; and the totals of the workspace."""
 
     def show() -> None:
         from tamis.store.contents import is_store, store_infos, totals
 
-        infos = store_infos(path)
+        where = locate(path)
+        infos = store_infos(where)
         head = ("store", "rows of", "dim", "dtype", "rows", "skipped", "shards", "size")
         cells = [
             (
@@ -36,8 +37,8 @@ def store_info(path: Annotated[Path, typer.Argument(help="a workspace, or one st
         for info in infos:
             if info.problem is not None:
                 typer.echo(f"cannot be read: {printable(info.problem)}")
-        if not is_store(path):
-            for name, total in totals(path).items():
+        if not is_store(where):
+            for name, total in totals(where).items():
                 typer.echo(f"{name}: {total.n:,}, {size(total.n_bytes)}")
 
     guard(show)
@@ -45,7 +46,7 @@ def store_info(path: Annotated[Path, typer.Argument(help="a workspace, or one st
 
 @app.command("convert")
 def store_convert(
-    store: Annotated[Path, typer.Argument(help="a float16 store: a folder within the features of a workspace")],
+    store: Annotated[str, typer.Argument(help="a float16 store: a folder within the features of a workspace")],
     dtype: Annotated[str, typer.Option("--dtype", help="int8 (half the size) or sign (a sixteenth)")],
 ) -> None:
     """Make the store beside it that `represent.store_dtype` would make; the float16 store stays."""
@@ -53,7 +54,7 @@ def store_convert(
     def make() -> None:
         from tamis.store.convert import convert
 
-        done = convert(store, dtype)
+        done = convert(locate(store), dtype)
         kept = "" if done.n_made == done.n_shards else f", {done.n_shards - done.n_made:,} were there"
         typer.echo(f"{done.store.folder}  {done.n_made:,} shards made{kept}")
         typer.echo(f"{size(done.bytes_before)} as float16, {size(done.bytes_after)} as {dtype}")
@@ -63,13 +64,13 @@ def store_convert(
 
 @app.command("gc")
 def store_gc(
-    workspace: Annotated[Path, typer.Argument(help="a workspace")] = Path(".tamis"),
+    workspace: Annotated[str, typer.Argument(help="a workspace")] = ".tamis",
     yes: Annotated[bool, typer.Option("--yes", help="delete what is listed")] = False,
     similarities: Annotated[
         bool, typer.Option("--similarities", help="all similarities too: they are computed again in seconds")
     ] = False,
     checkpoints: Annotated[
-        list[Path] | None, typer.Option("--checkpoints", help="a warm-up kept elsewhere, whose features are to stay")
+        list[str] | None, typer.Option("--checkpoints", help="a warm-up kept elsewhere, whose features are to stay")
     ] = None,
 ) -> None:
     """List what nothing in a workspace needs any more, with the reason; with --yes delete it."""
@@ -77,7 +78,8 @@ def store_gc(
     def tidy() -> None:
         from tamis.store.leftovers import leftovers, remove
 
-        found = leftovers(workspace, similarities=similarities, checkpoints=checkpoints or [])
+        kept = [locate(folder) for folder in checkpoints or []]
+        found = leftovers(locate(workspace), similarities=similarities, checkpoints=kept)
         for leftover in found:
             typer.echo(printable(f"{size(leftover.n_bytes):>9}  {leftover.path}: {leftover.reason}"))
         counted = f"{len(found):,} things" if len(found) > 1 else "1 thing"

@@ -1,12 +1,12 @@
 """Commands that train on selections: finetune, study."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tamis.commands.common import ModelName, ProgressKind, RemoteCode, Template, arguments, guard, shown
 from tamis.errors import InputError, printable
+from tamis.remote import local_only, locate
 
 Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features (default: .tamis)")]
 Seed = Annotated[int | None, typer.Option("--seed", help="of the training (default: 0)")]
@@ -29,19 +29,21 @@ def study(
         path, overrides = arguments(settings)
         flags = {"out": out, "workspace": workspace, "model.device": device}
         config = load_study(path, {**overrides, **{key: value for key, value in flags.items() if value is not None}})
-        place = Path(config.out or "study")
-        for line in Study(config, shown(progress)).run(place):
+        out_folder = local_only(config.out or "study", "a study's folder")
+        for line in Study(config, shown(progress)).run(out_folder):
             typer.echo(printable(line))
-        typer.echo(f"written to {printable(str(place))}: report.html, figures/, tables/, results.csv, picks.parquet")
+        typer.echo(
+            f"written to {printable(str(out_folder))}: report.html, figures/, tables/, results.csv, picks.parquet"
+        )
 
     guard(show)
 
 
 def finetune(
-    selection: Annotated[Path, typer.Argument(help="a selection's folder, or a file of rows to train on")],
+    selection: Annotated[str, typer.Argument(help="a selection's folder, or a file of rows to train on")],
     settings: Annotated[list[str] | None, typer.Argument(help="a YAML file and KEY=VALUE settings")] = None,
     model: ModelName = None,
-    out: Annotated[Path, typer.Option("--out", help="folder for the adapter or model")] = Path("tuned"),
+    out: Annotated[str, typer.Option("--out", help="folder for the adapter or model")] = "tuned",
     merged: Annotated[
         bool | None, typer.Option("--merged", help="write a whole model, not an adapter", show_default=False)
     ] = None,
@@ -68,11 +70,11 @@ def finetune(
             "seed": seed,
         }
         given = {**overrides, **{key: value for key, value in flags.items() if value is not None}}
-        if not selection.exists():
+        if not locate(selection).exists():
             raise InputError(f"{selection}: no such folder or file; give the --out folder of `tamis select`")
         run = shown(progress)
-        training = read_selection(selection, path, given, run.note)
-        finetune(training, out, run.stage, run.note)
+        training = read_selection(locate(selection), path, given, run.note)
+        finetune(training, locate(out), run.stage, run.note)
         n_epochs, n_steps = training.extent
         what = (
             "a model" if training.config.finetune.merged or training.config.finetune.tuning == "full" else "an adapter"
@@ -81,6 +83,6 @@ def finetune(
             f"trained on {len(training.rows.examples):,} rows ({training.rows.n_supervised:,} supervised tokens), "
             f"{n_steps:,} steps, {n_epochs:,} epochs"
         )
-        typer.echo(f"written to {printable(str(out))}: {what} of {printable(training.inputs.source.name)}")
+        typer.echo(f"written to {printable(out)}: {what} of {printable(training.inputs.source.name)}")
 
     guard(show)

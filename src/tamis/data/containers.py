@@ -6,7 +6,8 @@
     folder                  as `datasets.save_to_disk` writes it; of several splits `train`
     hf://NAME?config=C&split=S&revision=R    a data set of the Hugging Face hub, or a local folder, by `datasets`
 
-Text containers may be compressed (.gz, .zst). What JSON has no value for is written as text: times in ISO format, bytes
+Files may be URLs (s3://…): they are streamed, and what breaks off is asked for again. Text containers may be compressed
+(.gz, .zst). What JSON has no value for is written as text: times in ISO format, bytes
 in base64, decimals as they print; numbers that are not finite become null.
 """
 
@@ -24,6 +25,7 @@ from urllib.parse import parse_qsl
 
 from tamis.data.lines import BadRow, Line, json_rows
 from tamis.errors import InputError
+from tamis.remote import Place, is_url, locate
 
 HUB = "hf://"
 TEXT_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv")
@@ -72,14 +74,14 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def is_read(path: Path) -> bool:
+def is_read(path: Place) -> bool:
     """Whether the name is that of a container that is read."""
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     return name.endswith(TEXT_SUFFIXES) or path.name.endswith(".parquet")
 
 
 def _rows(path: str) -> Iterator[tuple[int, Line]]:
-    if path.startswith(HUB) or Path(path).is_dir():
+    if path.startswith(HUB) or (not is_url(path) and Path(path).is_dir()):
         return enumerate(_arrow_lines(_dataset(path)), 1)
     name = Path(path).name
     if not is_read(Path(path)):
@@ -104,7 +106,7 @@ def _text_rows(path: str, name: str) -> Iterator[tuple[int, Line]]:
 
 def _stream(path: str) -> Any:
     """A binary file of the decompressed bytes that can be peeked at. InputError where the content belies the name."""
-    with Path(path).open("rb") as raw:
+    with locate(path).open("rb") as raw:
         start = raw.read(len(_LFS))
     if start == _LFS:
         raise InputError(f"{path}: found a Git LFS pointer instead of the data; fetch it with `git lfs pull`")
@@ -113,14 +115,16 @@ def _stream(path: str) -> Any:
         if start and start.startswith(magic) != path.endswith(suffix):
             found = f"no {kind} data" if path.endswith(suffix) else f"{kind} data"
             raise InputError(f"{path}: found {found} under this name; rename it or fetch it again")
+    where = locate(path)
+    source = where if isinstance(where, Path) else where.open("rb")
     if path.endswith(".gz"):
-        return gzip.open(path)
+        return gzip.open(source)
     if path.endswith(".zst"):
         import pyarrow as pa
 
         # Arrow notices a stream that ends too early; the reader of the zstandard package does not
-        return io.BufferedReader(pa.input_stream(path, compression="zstd"))
-    return Path(path).open("rb")
+        return io.BufferedReader(pa.input_stream(source, compression="zstd"))
+    return where.open("rb")
 
 
 def _csv_rows(path: str, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, Line]]:
@@ -173,14 +177,15 @@ def _parquet(path: str) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with Path(path).open("rb") as raw:
+    where = locate(path)
+    with where.open("rb") as raw:
         start = raw.read(len(_LFS))
     if start == _LFS:
         raise InputError(f"{path}: found a Git LFS pointer instead of the data; fetch it with `git lfs pull`")
     if not start:
         return
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(where if isinstance(where, Path) else where.raw()) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())

@@ -74,8 +74,15 @@ def conversation_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]]
 
     A turn that is left out of the loss has `false` as a fourth entry: its example has another gradient.
     """
-    plain = [[[m.role, m.content, m.tool_calls, *([] if m.in_loss else [False])] for m in messages], tools]
-    return digest(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
+    turns = [
+        f"[{json.dumps(m.role)},{json.dumps(m.content)},{_canonical(m.tool_calls)}{'' if m.in_loss else ',false'}]"
+        for m in messages
+    ]
+    return digest(f"[[{','.join(turns)}],{_canonical(tools)}]".encode())
+
+
+def _canonical(value: Sequence[dict[str, Any]] | None) -> str:
+    return "null" if value is None else json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def digest(data: bytes) -> str:

@@ -13,6 +13,7 @@ from tamis.data.example import Example
 from tamis.data.files import Rejected
 from tamis.data.lines import BadRow, line_digest
 from tamis.errors import InputError
+from tamis.remote import locate
 
 
 def write_selected(path: str | Path, examples: Sequence[Example]) -> None:
@@ -45,7 +46,7 @@ def _instance(line: bytes, instance: int | None) -> bytes:
 
 def _lines(file: str, digests: dict[int, str]) -> dict[int, bytes]:
     """The wanted rows of one file by number, checked against their digests."""
-    if not file.startswith(HUB) and not Path(file).exists():
+    if not file.startswith(HUB) and not locate(file).exists():
         raise InputError(f"{file}: the file is gone since it was read; put it back, or select again")
     found: dict[int, bytes] = {}
     last = max(digests)

@@ -160,9 +160,10 @@ class _Reader:
             self.as_named = self._fits(row)
             if not self.as_named:
                 self.fields, self.forced = {}, None
-        row = with_fields(row, self.fields)
+        if self.fields:
+            row = with_fields(row, self.fields)
         if self.forced is not None:
-            if self.forced.fields(row) is None:
+            if not self.forced.fits(row):
                 wanted = " and ".join(" or ".join(names) for names in self.forced.required)
                 found = ", ".join(row)
                 raise UnknownRow(f"expected {wanted}, found {found}", REMEDY)
@@ -179,7 +180,7 @@ class _Reader:
     def _fits(self, row: Row) -> bool:
         columns = {column for columns in self.fields.values() for column in columns}
         return any(column in row for column in columns) or (
-            not columns and (self.forced is None or self.forced.fields(row) is not None)
+            not columns and (self.forced is None or self.forced.fits(row))
         )
 
     def _example(self, row: Row, format_: Format, number: int, line: bytes, instance: int | None) -> Example:

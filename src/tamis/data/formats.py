@@ -40,16 +40,26 @@ class Format:
     convert: Callable[[Row], Messages]
     split: Callable[[Row], list[Row]] | None = None
 
+    def fits(self, row: Row) -> bool:
+        """Whether every required field is there."""
+        for names in self.required:
+            if _present(row, names) is None:
+                return False
+        return True
+
     def fields(self, row: Row) -> tuple[str, ...] | None:
         """The fields this format reads of the row, or None where a required one is missing."""
-        found = [_present(row, names) for names in self.required]
-        if None in found:
+        if not self.fits(row):
             return None
+        found = (_present(row, names) for names in self.required)
         return (*(name for name in found if name), *(name for name in self.optional if row.get(name) is not None))
 
 
 def _present(row: Row, names: Sequence[str]) -> str | None:
-    return next((name for name in names if row.get(name) is not None), None)
+    for name in names:
+        if row.get(name) is not None:
+            return name
+    return None
 
 
 def _text(row: Row, name: str) -> str:
@@ -199,10 +209,10 @@ def format_named(name: str) -> Format:
 
 def recognise(row: Row, first: Format | None = None) -> Format:
     """The format of a row: `first` where it fits, else the first of FORMATS that does. BadRow, naming the fields."""
-    if row.get("messages") is None and _PREFERENCE.fields(row) and first is not _PREFERENCE:
+    if row.get("messages") is None and _PREFERENCE.fits(row) and first is not _PREFERENCE:
         raise UnknownRow("preference data (chosen and rejected)", "--format preference reads the chosen replies")
     for format_ in (*([first] if first else []), *FORMATS):
-        if format_.fields(row) is not None:
+        if format_.fits(row):
             return format_
     raise _unknown(row)
 

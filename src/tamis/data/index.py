@@ -1,67 +1,79 @@
-"""Examples that are not held in memory: their text in a temporary file, and in memory what is asked of all of them."""
+"""Examples that are not held in memory: their text, ids, lengths and labels are in temporary files."""
 
-import json
+import marshal
 import os
+import struct
 import tempfile
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, overload
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int32, Int64
 
 from tamis.data.example import Example, Message
 from tamis.errors import InputError
+from tamis.ids import DTYPE, Packed
 
-_ID_BYTES = 16
-_HELD_BYTES = 1 << 26  # of text in memory, before it goes to the file
-_LABELS = ("source", "group", "file")
+_HELD_BYTES = 1 << 24  # of each file in memory, before they go to the file
+_BLOCK_ROWS = 1024  # read at once where rows are walked
+_ROW = struct.Struct("<qii")
+_COLUMNS = np.dtype([("end", "<i8"), ("source", "<i4"), ("group", "<i4")])  # the same
 
 
 class Index(Sequence[Example]):
     """Examples in order, made anew each time one is asked for; more can be appended.
 
-    An example takes 64 bytes of memory. Texts are held up to 64 MB, and beyond in a nameless file of the folder for
-    temporary files (TMPDIR), which the system removes with the process. InputError where that folder is full.
+    Memory does not grow with them but for their distinct labels. What is known of a row beside its text takes 32 bytes
+    in nameless files of the folder for temporary files (TMPDIR), which the system removes with the process; a part of
+    them is mapped while it is asked for. InputError where that folder is full.
     """
 
     def __init__(self, examples: Iterable[Example] = ()) -> None:
-        self._ids = bytearray()
-        self._codes = {name: array("q") for name in _LABELS}
-        self._rows, self._instances, self._ends = array("q"), array("q"), array("q", [0])
-        self._labels: dict[str | None, int] = {}
+        self._ids, self._rows, self._text = _Spool(), _Spool(), _Spool()
+        self._n_rows = 0
+        self._codes: dict[str | None, int] = {}
         self._names: list[Any] = []  # the labels by their codes
-        self._text = _Spool()
         for example in examples:
             self.append(example)
 
     def append(self, example: Example) -> None:
         """Add one example at the end."""
-        messages = [[m.role, m.content, m.tool_calls, m.in_loss] for m in example.messages]
-        record = [messages, example.tools, example.row_id, example.line_digest]
-        self._ends.append(self._text.append(json.dumps(record, ensure_ascii=False).encode()))
-        self._ids += bytes.fromhex(example.id)
-        for name, codes in self._codes.items():
-            codes.append(self._code(getattr(example, name)))
-        self._rows.append(example.row)
-        self._instances.append(example.instance or 0)
-
-    def ids(self, positions: Int64[np.ndarray, " row"]) -> list[str]:
-        """The ids of some examples."""
-        digits = self.packed_ids[positions].tobytes().hex()
-        return [digits[start : start + 2 * _ID_BYTES] for start in range(0, len(digits), 2 * _ID_BYTES)]
+        messages = [(m.role, m.content, m.tool_calls, m.in_loss) for m in example.messages]
+        source, group, file = self._code(example.source), self._code(example.group), self._code(example.file)
+        rest = example.row_id, file, example.row, example.tools, example.line_digest, example.instance
+        # In this format for its speed: the file is this process's own and has no name that another could write to
+        end = self._text.append(marshal.dumps((messages, example.id, source, group, rest)))
+        self._rows.append(_ROW.pack(end, source, group))
+        self._ids.append(bytes.fromhex(example.id))
+        self._n_rows += 1
 
     @property
-    def packed_ids(self) -> Shaped[np.ndarray, " row"]:
-        """The ids of all as strings of 16 bytes, which compare and sort as the ids do."""
-        return np.frombuffer(bytes(self._ids), f"S{_ID_BYTES}")
+    def packed_ids(self) -> Packed:
+        """The ids of all; see `tamis.ids`."""
+        return self._ids.mapped(np.dtype(DTYPE))
 
-    def labels(self, name: str, positions: Int64[np.ndarray, " row"]) -> list[Any]:
-        """`source`, `group` or `file` of some examples."""
-        return [self._names[code] for code in np.array(self._codes[name])[positions].tolist()]
+    def labels(self, name: str, positions: "range | Int64[np.ndarray, ' row']") -> "Labels":
+        """`source` or `group` of some examples."""
+        return Labels(taken(self._rows.mapped(_COLUMNS)[name], positions).astype(np.int32), self._names)
+
+    def walk(self, positions: "range | Int64[np.ndarray, ' row']") -> Iterator[Example]:
+        """Some examples in the order given; rows that stand together are read together."""
+        for start in range(0, len(positions), _BLOCK_ROWS):
+            block = np.asarray(positions[start : start + _BLOCK_ROWS])
+            low, high = int(block.min()), int(block.max()) + 1
+            if high - low > 2 * _BLOCK_ROWS:
+                yield from (self[position] for position in block.tolist())
+                continue
+            ends = self._ends(low, high)
+            text = self._text.read(ends[0], ends[-1])
+            for place in (block - low).tolist():
+                yield self._example(text[ends[place] - ends[0] : ends[place + 1] - ends[0]])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._n_rows
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.walk(range(len(self)))
 
     @overload
     def __getitem__(self, position: int) -> Example: ...
@@ -69,34 +81,58 @@ class Index(Sequence[Example]):
     def __getitem__(self, position: slice) -> list[Example]: ...
     def __getitem__(self, position: int | slice) -> Example | list[Example]:
         if isinstance(position, slice):
-            return [self[i] for i in range(len(self))[position]]
+            return list(self.walk(range(len(self))[position]))
         position = range(len(self))[position]  # negative ones, and IndexError
-        messages, tools, row_id, line_digest = json.loads(
-            self._text.read(self._ends[position], self._ends[position + 1])
-        )
-        source, group, file = (self._names[self._codes[name][position]] for name in _LABELS)
-        return Example(
-            tuple(Message(role, text, _tuple(calls), in_loss) for role, text, calls, in_loss in messages),
-            self._ids[_ID_BYTES * position : _ID_BYTES * (position + 1)].hex(),
-            row_id,
-            source,
-            group,
-            file,
-            self._rows[position],
-            _tuple(tools),
-            line_digest,
-            self._instances[position] or None,
-        )
+        return self._example(self._text.read(*self._ends(position, position + 1)))
+
+    def _ends(self, start: int, stop: int) -> list[int]:
+        """Where the text of some rows begins, and the end of each."""
+        first = max(start - 1, 0)
+        ends = [end for end, _, _ in _ROW.iter_unpack(self._rows.read(_ROW.size * first, _ROW.size * stop))]
+        return ends if start else [0, *ends]
+
+    def _example(self, record: bytes) -> Example:
+        messages, id_, source, group, (row_id, file, row, *rest) = marshal.loads(record)
+        names = self._names
+        turns = tuple([Message(*message) for message in messages])
+        return Example(turns, id_, row_id, names[source], names[group], names[file], row, *rest)
 
     def _code(self, label: str | None) -> int:
-        code = self._labels.setdefault(label, len(self._names))
+        code = self._codes.setdefault(label, len(self._names))
         if code == len(self._names):
             self._names.append(label)
         return code
 
 
-def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if values is None else tuple(values)
+class Labels(Sequence[Any]):
+    """A label for each of some rows, held as numbers: `names[codes]`."""
+
+    def __init__(self, codes: Int32[np.ndarray, " row"], names: Sequence[Hashable]) -> None:
+        self.codes, self.names = codes, names
+
+    def counts(self) -> Mapping[Any, int]:
+        """How many rows have each label, in the order in which the labels come up."""
+        n_rows = np.bincount(self.codes, minlength=1)
+        codes, first = np.unique(self.codes, return_index=True)
+        return {self.names[code]: int(n_rows[code]) for code in codes[np.argsort(first)].tolist()}
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, position: int) -> Any: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Labels": ...
+    def __getitem__(self, position: int | slice) -> Any:
+        found = self.codes[position]
+        return Labels(found, self.names) if isinstance(position, slice) else self.names[found]
+
+
+def taken(values: np.ndarray, positions: "range | Int64[np.ndarray, ' row']") -> np.ndarray:
+    """Some of the values; those of a range are not copied."""
+    if isinstance(positions, range):
+        return values[positions.start : positions.stop : positions.step]
+    return values[positions]
 
 
 class _Spool:
@@ -115,11 +151,19 @@ class _Spool:
         return self._n_filed + len(self._tail)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes appended by one call."""
-        if start >= self._n_filed:
-            return bytes(self._tail[start - self._n_filed : stop - self._n_filed])
-        assert self._file is not None
-        return os.pread(self._file.fileno(), stop - start, start)
+        """Some of the bytes."""
+        filed = b""
+        if start < self._n_filed:
+            assert self._file is not None
+            filed = os.pread(self._file.fileno(), min(stop, self._n_filed) - start, start)
+        return filed + self._tail[max(start - self._n_filed, 0) : max(stop - self._n_filed, 0)]
+
+    def mapped(self, dtype: np.dtype[Any]) -> np.ndarray:
+        """All bytes as values of this type: of the file a map, which takes memory as far as it is read."""
+        if self._file is None:
+            return np.frombuffer(bytes(self._tail), dtype)
+        self._put_away()
+        return np.asarray(np.memmap(self._file, dtype, "r"))
 
     def _put_away(self) -> None:
         try:

@@ -38,7 +38,7 @@ def line_digest(line: bytes) -> str:
 def parse(line: bytes) -> Row:
     """The JSON object of one line. BadRow for anything else, NaN and half surrogate pairs included."""
     try:
-        row = json.loads(line.rstrip(b"\r\n").decode(), parse_constant=_refuse_constant)
+        row = _DECODER.decode(line.rstrip(b"\r\n").decode())
         if b"\\ud" in line.lower():  # an escape like "\ud83d" on its own is valid JSON, but no text
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -58,6 +58,9 @@ def parse(line: bytes) -> Row:
 
 def _refuse_constant(name: str) -> Any:
     raise BadRow(f"not valid JSON: {name} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def json_rows(file: Any, *, may_be_one_value: bool) -> Iterator[tuple[int, Line]]:

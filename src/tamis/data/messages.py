@@ -30,7 +30,10 @@ _LOSS_FLAGS = ("train", "weight", "loss")
 
 def is_blank(text: str) -> bool:
     """Nothing but white space and characters without a glyph, such as the zero-width space."""
-    return all(char.isspace() or unicodedata.category(char) == "Cf" for char in text)
+    for char in text:  # as a rule the first one tells
+        if not (char.isspace() or unicodedata.category(char) == "Cf"):
+            return False
+    return True
 
 
 def kind(value: Any) -> str:
@@ -89,7 +92,10 @@ def decoded(value: Any) -> Any:
 
 
 def _first(turn: dict[str, Any], *names: str) -> Any:
-    return next((turn[name] for name in names if turn.get(name) is not None), None)
+    for name in names:
+        if (value := turn.get(name)) is not None:
+            return value
+    return None
 
 
 def _role(name: Any, number: int) -> str:
@@ -145,6 +151,8 @@ def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
 
 def _in_loss(turn: dict[str, Any], role: str, number: int) -> bool:
     """False where a flag takes an assistant turn out of the loss."""
+    if turn.keys().isdisjoint(_LOSS_FLAGS):
+        return True
     flags: Sequence[str] = [name for name in _LOSS_FLAGS if turn.get(name) is not None]
     for name in flags:
         if turn[name] not in (0, 1):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -75,7 +75,11 @@ def _first_windows(
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(row, its first window), in the order of rows, for the rows that have one."""
     starts = np.cumsum([0, *(len(words) + 1 for words in rows)])  # a 0 behind each row ends its windows
-    stream = np.fromiter((n for words in rows for n in (*_numbered(words, numbers), 0)), np.int64, starts[-1])
+    in_order: list[int] = []
+    for words in rows:
+        in_order += map(numbers.get, words, repeat(0))
+        in_order.append(0)
+    stream = np.array(in_order, np.int64)
     next_break = np.flatnonzero(stream == 0)
     run = next_break[np.searchsorted(next_break, np.arange(len(stream)))] - np.arange(len(stream))
     hits = []

@@ -2,27 +2,34 @@
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from tamis.data.containers import HUB, READ, is_read, is_saved
 from tamis.errors import InputError
-from tamis.settings import home
+from tamis.remote import Place, RemotePath, locate
+
+_PATTERN = re.compile(r"[*?\[]")
 
 
 def expand(paths: Sequence[str]) -> list[str]:
     """The files that paths and glob patterns name, each pattern's in sorted order, every file once.
 
-    A folder that `datasets.save_to_disk` wrote stands for itself, as does a name that begins with hf://. InputError
-    for a pattern that matches nothing, naming it and the nearest existing names, and for any other folder.
+    They may be URLs of any file system that fsspec knows. A folder that `datasets.save_to_disk` wrote stands for itself,
+    as does a name that begins with hf://. InputError for a pattern that matches nothing, naming it and the nearest
+    existing names, and for any other folder.
     """
     found: dict[Path | str, str] = {}
     for pattern in paths:
         if pattern.startswith(HUB):
             found.setdefault(pattern, pattern)
             continue
-        path = home(pattern)
+        path = locate(pattern)
+        if isinstance(path, RemotePath):
+            found |= {name: name for name in _remote(path)}
+            continue
         if path.is_dir() and not is_saved(path):
             raise InputError(_folder(pattern, path))
         matches = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
@@ -36,7 +43,17 @@ def expand(paths: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
-def _folder(pattern: str, path: Path) -> str:
+def _remote(path: RemotePath) -> list[str]:
+    matches = [path] if path.is_file() else path.matches() if _PATTERN.search(path.url) else []
+    files = [str(match) for match in matches]
+    if not files:
+        if path.is_dir():
+            raise InputError(_folder(str(path), path))
+        raise InputError(f"{path}: no such file; {_nearest(path)}")
+    return files
+
+
+def _folder(pattern: str, path: Place) -> str:
     names = sorted(entry for entry in path.iterdir() if entry.is_file())
     read = next((entry for entry in names if is_read(entry)), None)
     if read is not None:
@@ -46,9 +63,10 @@ def _folder(pattern: str, path: Path) -> str:
     return f"{pattern}: found a folder that holds {kinds}: {READ}"
 
 
-def _nearest(path: Path) -> str:
+def _nearest(path: Place) -> str:
     if not path.parent.is_dir():
-        hub = f", and a name on the hub begins with {HUB}" if len(path.parts) == 2 and not path.suffix else ""
+        is_name = isinstance(path, Path) and len(path.parts) == 2 and not path.suffix
+        hub = f", and a name on the hub begins with {HUB}" if is_name else ""
         return f"there is no folder {path.parent}{hub}"
     names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file() and entry.name[0] != ".")
     near = get_close_matches(path.name, names, n=3, cutoff=0.5)

@@ -1,13 +1,14 @@
 """The ordered candidates."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 from jaxtyping import Int64
 
+from tamis import ids
 from tamis.data.example import Example
-from tamis.data.index import Index
+from tamis.data.index import Index, Labels, taken
 
 
 class Pool(Sequence[Example]):
@@ -17,35 +18,61 @@ class Pool(Sequence[Example]):
     `n_duplicates` counts the rows equal to an earlier one, whether left out or kept.
     """
 
-    def __init__(self, index: Index, positions: Int64[np.ndarray, " row"] | None = None, n_duplicates: int = 0) -> None:
+    def __init__(
+        self, index: Index, positions: range | Int64[np.ndarray, " row"] | None = None, n_duplicates: int = 0
+    ) -> None:
         self._index, self.n_duplicates = index, n_duplicates
-        self._positions = np.arange(len(index)) if positions is None else positions
+        self._positions = range(len(index)) if positions is None else positions
 
     @classmethod
     def of(cls, examples: Iterable[Example], *, keep_duplicates: bool = False) -> "Pool":
         """A pool in the given order. Only the first of equal ids is a candidate unless keep_duplicates."""
         index = examples if isinstance(examples, Index) else Index(examples)
-        _, first = np.unique(index.packed_ids, return_index=True)
-        return cls(index, None if keep_duplicates else np.sort(first), len(index) - len(first))
+        first = ids.first_places(index.packed_ids)
+        n_duplicates = len(index) - len(first)
+        return cls(index, None if keep_duplicates or not n_duplicates else first, n_duplicates)
 
     def take(self, positions: Sequence[int] | Int64[np.ndarray, " row"]) -> "Pool":
         """Those at some positions, in the order given."""
-        return Pool(self._index, self._positions[np.asarray(positions, np.int64)])
+        wanted = np.asarray(positions, np.int64)
+        if isinstance(self._positions, range):
+            if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+                raise IndexError(f"expected positions from 0 to {len(self) - 1}, got {wanted.min()} to {wanted.max()}")
+            return Pool(self._index, self._positions.start + self._positions.step * wanted)
+        return Pool(self._index, self._positions[wanted])
+
+    def without(self, positions: Sequence[int] | Int64[np.ndarray, " row"]) -> "Pool":
+        """Those at all other positions; this very pool where that is all."""
+        return Pool(self._index, np.delete(self.places, positions)) if len(positions) else self
+
+    @property
+    def packed_ids(self) -> ids.Packed:
+        """Id of each candidate, packed: see `tamis.ids`."""
+        return taken(self._index.packed_ids, self._positions)
 
     @property
     def ids(self) -> list[str]:
-        """Id of each candidate."""
-        return self._index.ids(self._positions)
+        """Id of each candidate as 32 digits: for few, because each takes 81 bytes."""
+        return ids.unpack(self.packed_ids)
+
+    @property
+    def digest(self) -> str:
+        """128-bit digest (hex) of the ids in their order."""
+        return ids.digest(self.packed_ids)
+
+    def labels(self, name: str) -> Labels:
+        """`source` or `group` of each candidate."""
+        return self._index.labels(name, self._positions)
 
     @property
     def sources(self) -> list[str]:
-        """Source of each candidate."""
-        return self._index.labels("source", self._positions)
+        """Source of each candidate; see `labels` for many."""
+        return list(self.labels("source"))
 
     @property
     def groups(self) -> list[str | None]:
-        """Group of each candidate."""
-        return self._index.labels("group", self._positions)
+        """Group of each candidate; see `labels` for many."""
+        return list(self.labels("group"))
 
     @property
     def texts(self) -> "Texts":
@@ -55,10 +82,14 @@ class Pool(Sequence[Example]):
     @property
     def places(self) -> Int64[np.ndarray, " row"]:
         """Where each candidate is in the index: among all rows that were read."""
-        return self._positions
+        found = self._positions
+        return np.arange(found.start, found.stop, found.step) if isinstance(found, range) else found
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def __iter__(self) -> Iterator[Example]:
+        return self._index.walk(self._positions)
 
     @overload
     def __getitem__(self, position: int) -> Example: ...
@@ -78,6 +109,9 @@ class Texts(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._pool)
+
+    def __iter__(self) -> Iterator[str]:
+        return (example.text for example in self._pool)
 
     @overload
     def __getitem__(self, position: int) -> str: ...

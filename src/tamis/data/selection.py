@@ -17,6 +17,8 @@ from typing import Any
 from tamis.data.example import Example
 from tamis.data.export import write_selected
 from tamis.errors import InputError
+from tamis.remote import Place, RemotePath
+from tamis.remote.folders import UNFINISHED, upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,18 @@ class Selection:
 
 
 @contextmanager
-def writing_folder(folder: Path) -> Iterator[Path]:
+def writing_folder(folder: Place) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well; until then an earlier one stays as it was.
 
-    Of several writers of one folder the last one's stays. InputError for a folder that holds something else than an
-    earlier selection.
+    Of several writers of one folder the last one's stays. Of a remote one the files are uploaded at the end, one by one
+    and manifest.json last. InputError for a folder that holds something else than an earlier selection.
     """
     check_free(folder)
+    if isinstance(folder, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="tamis-") as scratch:
+            yield Path(scratch)
+            upload(Path(scratch), folder, last="manifest.json")
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir()
@@ -121,8 +128,11 @@ def _renamed(temporary: Path, folder: Path) -> bool:
     return True
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Place) -> None:
     """InputError unless a selection may be written as this folder."""
+    if isinstance(folder, RemotePath):
+        _check_remote(folder)
+        return
     parent = next(path for path in folder.absolute().parents if path.exists())
     if not parent.is_dir():
         raise InputError(f"{folder}: {parent} is a file, so no folder can be made below it; choose another --out")
@@ -136,6 +146,19 @@ def check_free(folder: Path) -> None:
         raise InputError(
             f"{folder}: this folder holds files that are no tamis selection (no manifest.json); choose another --out"
         )
+
+
+def _check_remote(folder: RemotePath) -> None:
+    if folder.is_file():
+        raise InputError(f"{folder}: expected a folder to write to, found a file; choose another --out")
+    names = {path.name for path in folder.iterdir()}
+    if names and not names & {"manifest.json", UNFINISHED}:
+        raise InputError(
+            f"{folder}: this folder holds files that are no tamis selection (no manifest.json); choose another --out"
+        )
+    probe = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    probe.write_bytes(b"")
+    probe.unlink(missing_ok=True)
 
 
 def _is_foreign(folder: Path) -> bool:

@@ -6,7 +6,7 @@
              checkpoint.json                                   the rest
 
 A weight that several layers share has one name, that of the first in the model's order. A folder appears under its name
-only when it is whole.
+only when it is whole; on an object store it is whole when checkpoint.json is there, which comes last.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 
 from tamis.errors import DamagedError, ModelError, StoreError
 from tamis.model.load import ModelSource, attach_adapter, load_base, refuse_full, trainable
+from tamis.remote import Place, RemotePath, local
+from tamis.remote.folders import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class TrainSettings:
 class Checkpoint:
     """See the module's page. `fingerprint` is a 128-bit digest of the base model, weights, moments and step."""
 
-    folder: Path
+    folder: Place
     step: int
     mean_learning_rate: float
     betas: tuple[float, float]
@@ -77,7 +80,7 @@ def _fingerprint(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, mean_learning_rate: float, base_digest: str
+    folder: Place, model: nn.Module, optimizer: torch.optim.Optimizer, *, mean_learning_rate: float, base_digest: str
 ) -> Checkpoint:
     """Write a checkpoint of a PEFT model, or of a whole one, and its Adam optimizer; whole or absent."""
     names = {parameter: name for name, parameter in trainable(model).items()}
@@ -104,7 +107,7 @@ def save_checkpoint(
     return _save(folder, model, tensors, facts)
 
 
-def save_untrained(folder: Path, model: nn.Module, *, mean_learning_rate: float, base_digest: str) -> Checkpoint:
+def save_untrained(folder: Place, model: nn.Module, *, mean_learning_rate: float, base_digest: str) -> Checkpoint:
     """Write a checkpoint of a model before any training: moments all zero, at step 0, of AdamW's default betas."""
     moments = {
         f"{kind}/{name}": torch.zeros(parameter.shape)
@@ -121,7 +124,7 @@ def save_untrained(folder: Path, model: nn.Module, *, mean_learning_rate: float,
     return _save(folder, model, moments, facts)
 
 
-def _save(folder: Path, model: nn.Module, moments: dict[str, Tensor], facts: dict[str, Any]) -> Checkpoint:
+def _save(folder: Place, model: nn.Module, moments: dict[str, Tensor], facts: dict[str, Any]) -> Checkpoint:
     parameters = trainable(model)
 
     def save_adapter(target: Path) -> None:
@@ -141,13 +144,19 @@ def _save(folder: Path, model: nn.Module, moments: dict[str, Tensor], facts: dic
 
 
 def write_checkpoint(
-    folder: Path,
+    folder: Place,
     moments: dict[str, Tensor],
     weights: dict[str, Tensor],
     facts: dict[str, Any],
     save_weights: Callable[[Path], None],
 ) -> Checkpoint:
     """Write a checkpoint from its parts, whole or absent; save_weights writes the files of `weights` into a folder."""
+    if isinstance(folder, RemotePath):
+        with TemporaryDirectory(prefix="tamis-") as scratch:
+            here = Path(scratch, folder.name)
+            write_checkpoint(here, moments, weights, facts, save_weights)
+            upload(here, folder, last="checkpoint.json")
+        return read_checkpoint(folder)
     fingerprint = _fingerprint({**moments, **weights}, {k: v for k, v in facts.items() if "rate" not in k})
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -163,7 +172,7 @@ def write_checkpoint(
     return read_checkpoint(folder)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Place) -> Checkpoint:
     """The facts of a checkpoint, without its tensors."""
     path = folder / "checkpoint.json"
     try:
@@ -179,7 +188,7 @@ def load_model_at(source: ModelSource, checkpoint: Checkpoint) -> nn.Module:
     """The model as it was at a checkpoint, in evaluation mode; what was trained is trainable, in the base's dtype."""
     weights = load_weights(checkpoint)  # a damaged file is named before PEFT stumbles over it
     if not _is_full(checkpoint):
-        return attach_adapter(load_base(source), checkpoint.folder)
+        return attach_adapter(load_base(source), local(checkpoint.folder))
     refuse_full(source)
     model = load_base(source).requires_grad_(True)
     parameters = trainable(model)
@@ -197,27 +206,31 @@ def _is_full(checkpoint: Checkpoint) -> bool:
     return (checkpoint.folder / "config.json").is_file()
 
 
-def finished_checkpoints(folder: Path) -> list[Checkpoint]:
+def finished_checkpoints(folder: Place) -> list[Checkpoint]:
     """The epochs 1, 2, … that a training in this folder has finished, in order; epoch 0 where there is no training."""
-    if (folder / "epoch-0").is_dir():
+    if _is_there(folder / "epoch-0"):
         return [read_checkpoint(folder / "epoch-0")]
     done: list[Checkpoint] = []
-    while (path := folder / f"epoch-{len(done) + 1}").is_dir():
+    while _is_there(path := folder / f"epoch-{len(done) + 1}"):
         done.append(read_checkpoint(path))
     return done
+
+
+def _is_there(folder: Place) -> bool:
+    return (folder / "checkpoint.json").is_file() if isinstance(folder, RemotePath) else folder.is_dir()
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Float32[Tensor, "..."]]:
     """What was trained, by stable name, float32: an adapter's weights or all of the model's."""
     if _is_full(checkpoint):
-        weights = _load(checkpoint.folder / "model.safetensors")
+        weights = _load(checkpoint, "model.safetensors")
         return {name: weights[name].float() for name in _trained_names(checkpoint) if name in weights}
-    return {name: tensor.float() for name, tensor in _load(checkpoint.folder / "adapter_model.safetensors").items()}
+    return {name: tensor.float() for name, tensor in _load(checkpoint, "adapter_model.safetensors").items()}
 
 
 def load_moments(checkpoint: Checkpoint, device: torch.device) -> Moments:
     """Adam's moments, flattened, on a device; checked against the fingerprint (as are the weights)."""
-    adam = _load(checkpoint.folder / "adam.safetensors")
+    adam = _load(checkpoint, "adam.safetensors")
     facts = {k: v for k, v in asdict(checkpoint).items() if k in ("step", "betas", "eps", "base_digest")}
     found = _fingerprint({**adam, **load_weights(checkpoint)}, {**facts, "betas": list(checkpoint.betas)})
     if found != checkpoint.fingerprint:
@@ -240,20 +253,19 @@ def _named(adam: dict[str, Tensor], kind: str, device: torch.device) -> dict[str
 
 def _trained_names(checkpoint: Checkpoint) -> list[str]:
     """A model's file may hold buffers too."""
-    path = checkpoint.folder / "adam.safetensors"
     try:
-        with safe_open(path, "pt") as adam:
+        with safe_open(local(checkpoint.folder) / "adam.safetensors", "pt") as adam:
             return [name.removeprefix("exp_avg/") for name in adam.keys() if name.startswith("exp_avg/")]  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(checkpoint.folder / "adam.safetensors", error) from error
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return load_file(local(checkpoint.folder) / name)
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(checkpoint.folder / name, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> DamagedError:
+def _unreadable(path: Place, error: Exception) -> DamagedError:
     return DamagedError(f"{path}: cannot be read ({error}); remove its folder and run `tamis warmup` again")

@@ -30,13 +30,14 @@ from torch import Tensor, nn
 from tamis.errors import InputError, ModelError
 from tamis.model.checkpoint import Checkpoint, finished_checkpoints, read_checkpoint, write_checkpoint
 from tamis.model.load import ModelSource, empty_model, quiet_peft, trainable
+from tamis.remote import Place, local
 
 _ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "module.")
 
 
 def given_checkpoints(
-    folder: Path, source: ModelSource, base_digest: str, imports: Path, note: Callable[[str], None]
+    folder: Place, source: ModelSource, base_digest: str, imports: Place, note: Callable[[str], None]
 ) -> list[Checkpoint]:
     """The checkpoints in a folder: a tamis warm-up or one epoch of it, a checkpoint of Trainer's, or a folder of those.
 
@@ -47,7 +48,9 @@ def given_checkpoints(
         return [read_checkpoint(folder)]
     if done := finished_checkpoints(folder):
         return done
-    found = _foreign(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a warm-up of tamis or checkpoints of transformers' Trainer")
+    found = _foreign(local(folder))
     digest = hashlib.blake2b(base_digest.encode(), digest_size=16)
     for path in found:
         _refuse_shards(path)
@@ -321,7 +324,7 @@ def _learning_rates(states: list[_State], note: Callable[[str], None]) -> list[f
     return rates
 
 
-def _write(folder: Path, state: _State, rate: float, base_digest: str) -> None:
+def _write(folder: Place, state: _State, rate: float, base_digest: str) -> None:
     facts = {
         "step": state.step,
         "mean_learning_rate": rate,

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tamis.errors import InputError, ModelError
+from tamis.remote import is_url, local, locate
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -49,6 +50,11 @@ class ModelSource:
     quantization: Quantization = "none"
     device_map: str | tuple[tuple[str, str | int], ...] | None = None
 
+    @property
+    def location(self) -> str:
+        """What a loader is given: the name, or the local copy of a folder that is a URL."""
+        return str(local(locate(self.name))) if is_url(self.name) else self.name
+
 
 def resolve_device(device: str) -> torch.device:
     """`auto` is the first GPU where there is one, else the CPU."""
@@ -76,7 +82,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except LOADING_ERRORS as error:
         raise ModelError(_cannot(source, "tokenizer", error)) from error
@@ -96,7 +102,7 @@ def load_base(source: ModelSource) -> nn.Module:
     try:
         load: Any = AutoModelForCausalLM.from_pretrained
         model, info = load(
-            source.name,
+            source.location,
             revision=source.revision,
             dtype=resolve_dtype(source.dtype, device),
             trust_remote_code=source.trust_remote_code,
@@ -205,7 +211,7 @@ def _config(source: ModelSource) -> Any:
 
     try:
         return AutoConfig.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=source.trust_remote_code
+            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except LOADING_ERRORS as error:
         raise ModelError(_cannot(source, "model", error)) from error
@@ -227,7 +233,7 @@ def _cannot(source: ModelSource, what: str, error: Exception) -> str:
 
 def model_digest(source: ModelSource) -> str:
     """128-bit digest (hex) of what defines the base model: its files, or its commit on the hub."""
-    folder = Path(source.name)
+    folder = Path(source.location)
     digest = hashlib.blake2b(digest_size=16)
     if not folder.is_dir():
         digest.update(f"{source.name}@{_config(source)._commit_hash}".encode())

@@ -27,6 +27,8 @@ from tamis.errors import ModelError
 from tamis.model.batch import Attempts, Batch, collate, example_losses, is_out_of_memory
 from tamis.model.checkpoint import Checkpoint, TrainSettings, finished_checkpoints, save_checkpoint
 from tamis.model.load import input_device, trainable
+from tamis.remote import Place
+from tamis.remote.folders import working_folder
 
 Advance = Callable[[int], None]
 
@@ -48,6 +50,7 @@ class Course:
 
 
 _WARM_UP = Course()
+_SCRATCH = "trainer"  # below the folder of a training: what Trainer keeps to go on from
 _Row = tuple[Encoded, float]
 
 
@@ -173,7 +176,7 @@ def train(
     model: nn.Module,
     encoded: Sequence[Encoded],
     settings: TrainSettings,
-    folder: Path,
+    folder: Place,
     *,
     course: Course = _WARM_UP,
     base_digest: str | None = None,
@@ -182,7 +185,7 @@ def train(
 ) -> list[Checkpoint]:
     """Train a model's trainable parameters in place, by AdamW with gradients clipped to norm 1 (Trainer's default).
 
-    With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch, and an interrupted training goes on from its
+    With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch (into a remote folder it is uploaded), and an interrupted training goes on from its
     last one, to the same result on the same hardware; without: nothing is kept, and the list is empty. `advance` gets
     tokens done, each time about as many as a step has. Where memory runs out, training goes on from the last finished
     epoch with fewer rows at once, the step being the same to rounding; `note` gets a sentence about that.
@@ -218,43 +221,47 @@ def _train(
     encoded: Sequence[Encoded],
     settings: TrainSettings,
     course: Course,
-    folder: Path,
+    folder: Place,
     base_digest: str | None,
     advance: Advance,
 ) -> list[Checkpoint]:
-    scratch = folder / "trainer"
     done = finished_checkpoints(folder) if base_digest is not None else []
     # Trainer's folder of an epoch is whole if ours, written after it, is there. After the last epoch it is gone: where
     # an epoch was removed since, all are trained again.
-    resume = scratch / f"checkpoint-{done[-1].step}" if done else None
     n_epochs, n_steps = extent(len(encoded), settings, course)
-    if len(done) < n_epochs and resume is not None and not resume.is_dir():
-        done, resume = [], None
+    if done and len(done) < n_epochs and not (folder / _SCRATCH / f"checkpoint-{done[-1].step}").is_dir():
+        done = []
     n_tokens = training_tokens(encoded, settings, course)
     advance(n_tokens * done[-1].step // n_steps if done else 0)
     if len(done) == n_epochs:
         return done
+    with working_folder(folder, _SCRATCH) as (here, publish):
+        scratch = here / _SCRATCH
 
-    def save(epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
-        assert base_digest is not None
-        save_checkpoint(folder / f"epoch-{epoch}", model, optimizer, mean_learning_rate=rate, base_digest=base_digest)
+        def save(epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
+            assert base_digest is not None
+            name = f"epoch-{epoch}"
+            made = save_checkpoint(here / name, model, optimizer, mean_learning_rate=rate, base_digest=base_digest)
+            publish(f"{_SCRATCH}/checkpoint-{made.step}", "trainer_state.json")
+            publish(name, "checkpoint.json")
 
-    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    trainer = _Trainer(
-        course.stage,
-        model=model,
-        args=_arguments(settings, course, scratch, input_device(model), save=base_digest is not None),
-        train_dataset=_Rows(encoded, course.weights),
-        data_collator=_to_inputs,
-        callbacks=[
-            _Recorder(course.stage, save if base_digest is not None else None, lambda: advance(n_tokens // n_steps)),
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)
-    with _unwritten(folder):
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    model.eval()
-    shutil.rmtree(scratch, ignore_errors=True)
+        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+        trainer = _Trainer(
+            course.stage,
+            model=model,
+            args=_arguments(settings, course, scratch, input_device(model), save=base_digest is not None),
+            train_dataset=_Rows(encoded, course.weights),
+            data_collator=_to_inputs,
+            callbacks=[
+                _Recorder(course.stage, save if base_digest is not None else None, lambda: advance(n_tokens // n_steps))
+            ],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with _unwritten(here):
+            trainer.train(resume_from_checkpoint=str(scratch / f"checkpoint-{done[-1].step}") if done else None)
+        model.eval()
+        shutil.rmtree(scratch, ignore_errors=True)
+        publish(_SCRATCH, "")
     return finished_checkpoints(folder) if base_digest is not None else []
 
 

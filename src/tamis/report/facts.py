@@ -6,7 +6,7 @@ Pools may have millions of rows: similarities are walked a target at a time, tex
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tamis.data.example import Example
+from tamis.data.index import Labels
 from tamis.data.near import NearDuplicates
 from tamis.data.pool import Pool
 from tamis.report.coverage import coverage_facts
@@ -62,10 +63,10 @@ def selection_facts(
     looked: Looked, examples: Sequence[Example], n_supervised: Callable[[Example], int] | None, seed: int
 ) -> Facts:
     """Every section of the report, by name. `examples` are the picks; `n_supervised` counts tokens, where it can."""
-    groups = looked.pool.groups
+    groups = looked.pool.labels("group")
     return {
-        "sources": composition(looked.pool.sources, looked.picked),
-        "groups": [] if groups.count(None) == len(groups) else composition(groups, looked.picked),
+        "sources": composition(looked.pool.labels("source"), looked.picked),
+        "groups": [] if set(groups.counts()) == {None} else composition(groups, looked.picked),
         "scores": score_facts(looked),
         "coverage": coverage_facts(looked),
         "lengths": length_facts(looked.pool, examples, n_supervised, seed),
@@ -84,13 +85,13 @@ def selection_facts(
     }
 
 
-def composition(labels: Sequence[Hashable], picked: Sequence[int]) -> list[Facts]:
+def composition(labels: Labels, picked: Sequence[int]) -> list[Facts]:
     """Rows of each label in the pool and among the picks, and how many random picks would have; most picks first.
 
     `low` and `high`: the mean of the hypergeometric distribution ± 2.58 of its standard deviations, which random picks
     leave about once in a hundred times. Labels after the first thousand are one line.
     """
-    n_pool, n_picked = Counter(labels), Counter(labels[i] for i in picked)
+    n_pool, n_picked = labels.counts(), Counter(labels[i] for i in picked)
     order = sorted(n_pool, key=lambda label: (-n_picked[label], -n_pool[label], str(label)))
     counts = [(label, n_pool[label], n_picked[label]) for label in order[:N_LABELS]]
     if others := order[N_LABELS:]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from tamis.data.selection import check_free, writing_folder
 from tamis.errors import InputError
+from tamis.remote import Place
 
 
-def check_place(folder: Path) -> None:
+def check_place(folder: Place) -> None:
     """InputError unless a report may be written as this folder; one does not take a selection's place."""
     check_free(folder)
     if (folder / "picks.parquet").exists():
@@ -16,7 +17,7 @@ def check_place(folder: Path) -> None:
 
 
 @contextmanager
-def writing_report(folder: Path) -> Iterator[Path]:
+def writing_report(folder: Place) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well; an earlier report there is replaced."""
     check_place(folder)
     with writing_folder(folder) as temporary:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from tamis.selectors import doubly_greedy, top_k
+from tamis.selectors.picks import finite_rows, highest
+from tamis.selectors.top_k import pool_scores
 
 if TYPE_CHECKING:
     from tamis.report.facts import Looked
@@ -51,17 +52,13 @@ def score_facts(looked: "Looked") -> dict[str, Any]:
 
 
 def _pool_scores(looked: "Looked", part: slice) -> Float[np.ndarray, " pool"]:
-    """The selector's own scores, by position: its complete ranking."""
+    """What the selector ranks by, by position."""
     assert looked.values is not None
     values = looked.values[part]
     if looked.selector == "top_k":
         groups = looked.targets[part].groups or None
-        ranked = top_k(values, n_examples=values.shape[1], groups=groups, reduce=looked.reduce)
-    else:
-        ranked = doubly_greedy(values, n_examples=values.shape[1])
-    scores = np.empty(values.shape[1])
-    scores[ranked.indices] = ranked.scores
-    return scores
+        return pool_scores(values, groups, looked.reduce).astype(np.float64, copy=False)
+    return highest(finite_rows(values)).astype(np.float64, copy=False)
 
 
 def _panel(name: str, scores: np.ndarray, picked: np.ndarray, is_picked: np.ndarray) -> dict[str, Any]:

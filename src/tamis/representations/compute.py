@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from tamis.data.example import Example
 from tamis.errors import ModelError
 from tamis.model.batch import Attempts, is_out_of_memory, token_batches
+from tamis.progress import Advance, Told
 from tamis.store import FeatureStore
 
-Shard = tuple[str, ...]
-Advance = Callable[[int], None]
+Shard = Sequence[Example]
 BatchRows = Callable[[Sequence[Any]], Float32[np.ndarray, "batch dim"]]
 
 
@@ -64,23 +65,25 @@ class Recipe(Protocol):
 def fill_shards(
     recipe: Recipe,
     stores: Sequence[FeatureStore],
-    read: Callable[[str], Item | str],
+    read: Callable[[Example], Item | str],
     *,
     batch_tokens: int,
     activation_checkpointing: bool,
-    note: Callable[[str], None],
-) -> Callable[[Shard, Advance], int]:
-    """A worker that holds the model and computes one shard of ids; it returns how many ids it wrote.
+) -> Callable[[Shard, Told], int]:
+    """A worker that holds the model and computes one shard of examples; it returns how many it wrote.
 
-    read gives an example id's tokens or words, or the reason why it has none. A shard that another writer has made by
+    read gives an example's tokens or words, or the reason why it has none. A shard that another writer has made by
     now is left alone. Where memory runs out, the shard is computed again in batches of half the tokens, and so are
-    those after it; `note` gets a sentence about that. ModelError where even single rows are too much.
+    those after it, which is told. ModelError where even single rows are too much; StoreError where the folder of a
+    store is not that of the one who asked for the rows.
     """
+    for store in stores:
+        store.check()
     batch_rows = recipe.load(activation_checkpointing=activation_checkpointing)
 
-    def all_rows(items: list[Item], advance: Advance) -> np.ndarray:
+    def all_rows(items: list[Item], told: Told) -> np.ndarray:
         nonlocal batch_tokens
-        attempts, lengths = Attempts(advance), [item.n_tokens for item in items]
+        attempts, lengths = Attempts(told.advance), [item.n_tokens for item in items]
         while True:
             batches = token_batches(lengths, batch_tokens)
             try:
@@ -94,18 +97,19 @@ def fill_shards(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             widest = max(len(batch) * lengths[batch[0]] for batch in batches)
-            note(f"out of memory at {widest:,} tokens a batch: going on with {widest // 2:,}")
+            told.note(f"out of memory at {widest:,} tokens a batch: going on with {widest // 2:,}")
             batch_tokens = widest // 2
 
-    def work(ids: Shard, advance: Advance) -> int:
-        found = {id_: read(id_) for id_ in ids}
+    def work(shard: Shard, told: Told) -> int:
+        ids = tuple(example.id for example in shard)
+        found = {example.id: read(example) for example in shard}
         items = {id_: item for id_, item in found.items() if not isinstance(item, str)}
         missing = [place for place, store in enumerate(stores) if not store.has(ids)]
         if not missing:
-            advance(sum(item.n_tokens for item in items.values()))
+            told.advance(sum(item.n_tokens for item in items.values()))
             return 0
         n_tokens = np.array([item.n_supervised for item in items.values()], np.int32)
-        rows = all_rows(list(items.values()), advance) if items else np.zeros((0, len(stores) * recipe.dim), np.float32)
+        rows = all_rows(list(items.values()), told) if items else np.zeros((0, len(stores) * recipe.dim), np.float32)
         for place in missing:
             skipped = {id_: reason for id_, reason in found.items() if isinstance(reason, str)}
             part, norm = unit_rows(rows[:, place * recipe.dim : (place + 1) * recipe.dim])
@@ -116,6 +120,23 @@ def fill_shards(
             names = list(items)
             stores[place].write(ids, part[kept], norm[kept], n_tokens[kept], [names[i] for i in kept], skipped)
         return len(ids)
+
+    return work
+
+
+def fill_in_turn(
+    makers: Sequence[Callable[[], Callable[[Shard, Told], int]]],
+) -> Callable[[tuple[int, Shard], Told], int]:
+    """A worker for shards of several kinds; it holds the model of the last one's kind."""
+    number: int | None = None
+    worker: Callable[[Shard, Told], int] | None = None
+
+    def work(task: tuple[int, Shard], told: Told) -> int:
+        nonlocal number, worker
+        if worker is None or task[0] != number:
+            worker = None  # its model goes before the next one comes
+            number, worker = task[0], makers[task[0]]()
+        return worker(task[1], told)
 
     return work
 

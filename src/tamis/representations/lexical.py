@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 _N_BUCKETS = 10_000  # of the paper's released code, as are single words and pairs
-_WORD = r"\w+|[^\w\s]+"
+WORD = r"\w+|[^\w\s]+"
 _CHUNK = 10_000  # texts whose counts exist at once
 
 
@@ -55,7 +55,7 @@ def dsir(
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashed = HashingVectorizer(
-        n_features=_N_BUCKETS, ngram_range=(1, 2), token_pattern=_WORD, alternate_sign=False, norm=None
+        n_features=_N_BUCKETS, ngram_range=(1, 2), token_pattern=WORD, alternate_sign=False, norm=None
     )
 
     def counts() -> Iterator[Any]:

@@ -1,13 +1,20 @@
 """The baseline that every method has to beat: rows by chance."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from tamis.selectors.picks import Picks, check_n_examples
 
 
-def random(n_pool: int, *, n_examples: int, seed: int = 0, sources: Sequence[str] | None = None) -> Picks:
+def random(
+    n_pool: int,
+    *,
+    n_examples: int,
+    seed: int = 0,
+    sources: Sequence[Hashable] | Int[np.ndarray, " pool"] | None = None,
+) -> Picks:
     """Rows drawn without replacement, all alike; or with `sources` (one label per pool row) balanced over the sources.
 
     Balanced: every source gives the same number of rows, but for those that run out and a difference of one. With the

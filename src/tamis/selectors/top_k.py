@@ -35,22 +35,30 @@ def top_k(
     array([1, 0])
     """
     check_shape(similarity, n_examples)
+    scores = pool_scores(similarity, groups, reduce)
+    indices = best(scores, n_examples)
+    return Picks(indices, scores[indices])
+
+
+def pool_scores(
+    similarity: Float[np.ndarray, "target pool"],
+    groups: Sequence[Hashable] | None = None,
+    reduce: str = "group_mean_max",
+) -> Float[np.ndarray, " pool"]:
+    """What `top_k` ranks the pool rows by, in the pool's order."""
     n_target = len(similarity)
     if groups is not None and len(groups) != n_target:
         raise ValueError(f"expected one group label for each of {n_target} targets, got {len(groups)}")
     if reduce not in _REDUCE:
         raise ValueError(f"expected reduce to be one of {_REDUCE}, got {reduce!r}")
     if reduce == "max":
-        scores = highest(finite_rows(similarity))
-    elif reduce == "mean" or groups is None:
-        scores = _mean(similarity, list(range(n_target)))
-    else:
-        members: dict[Hashable, list[int]] = {}
-        for target, label in enumerate(groups):
-            members.setdefault(label, []).append(target)
-        scores = highest(_mean(similarity, rows) for rows in members.values())
-    indices = best(scores, n_examples)
-    return Picks(indices, scores[indices])
+        return highest(finite_rows(similarity))
+    if reduce == "mean" or groups is None:
+        return _mean(similarity, list(range(n_target)))
+    members: dict[Hashable, list[int]] = {}
+    for target, label in enumerate(groups):
+        members.setdefault(label, []).append(target)
+    return highest(_mean(similarity, rows) for rows in members.values())
 
 
 def _mean(similarity: np.ndarray, rows: list[int]) -> Float64[np.ndarray, " pool"]:

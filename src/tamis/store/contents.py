@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tamis.errors import DamagedError, InputError, StoreError
+from tamis.remote import Place, RemotePath
 from tamis.store import files
 from tamis.store import recipe as recipes
-from tamis.store.shards import ShardIds, pack_ids, read_ids
+from tamis.store.shards import ShardIds, each, pack_ids, read_ids
 
 _PARTS = ("checkpoints", "features", "similarity")
 
@@ -21,7 +21,7 @@ class StoreInfo:
     read.
     """
 
-    folder: Path
+    folder: Place
     recipe: dict[str, Any] | None
     n_rows: int
     n_skipped: int
@@ -51,7 +51,7 @@ class Total:
     n_bytes: int
 
 
-def store_infos(folder: Path) -> list[StoreInfo]:
+def store_infos(folder: Place) -> list[StoreInfo]:
     """Each store of a workspace, or the one store in this folder; InputError where there is neither."""
     if is_store(folder):
         return [_info(folder)]
@@ -59,7 +59,7 @@ def store_infos(folder: Path) -> list[StoreInfo]:
     return [_info(store) for store in store_folders(folder, follow=True)]
 
 
-def totals(workspace: Path) -> dict[str, Total]:
+def totals(workspace: Place) -> dict[str, Total]:
     """Of a workspace: its stores, checkpoints, similarities, files set aside and temporaries."""
     check_workspace(workspace)
     paths = list(places(workspace, follow=True))
@@ -77,30 +77,32 @@ def totals(workspace: Path) -> dict[str, Total]:
     return {name: Total(len(these), n_bytes[name]) for name, these in found.items()}
 
 
-def is_store(folder: Path) -> bool:
+def is_store(folder: Place) -> bool:
     """Whether this folder is a store, be its recipe gone."""
     return (folder / recipes.NAME).exists() or any(files.list_shards(folder))
 
 
-def check_workspace(folder: Path) -> None:
+def check_workspace(folder: Place) -> None:
     """InputError unless this folder holds anything that a workspace holds."""
     if not any((folder / part).is_dir() for part in _PARTS):
         raise InputError(f"{folder}: no workspace here (none of {', '.join(_PARTS)}). Give the folder of --workspace")
 
 
-def inside(folder: Path, *, follow: bool) -> list[Path]:
+def inside(folder: Place, *, follow: bool) -> list[Place]:
     """What a folder holds, in lexical order; nothing if it is not there. Unless `follow`, symlinks are not there."""
     if not folder.is_dir() or (folder.is_symlink() and not follow):
         return []
+    if isinstance(folder, RemotePath):
+        return list(folder.iterdir())
     return sorted(path for path in folder.iterdir() if path.exists() and (follow or not path.is_symlink()))
 
 
-def store_folders(workspace: Path, *, follow: bool) -> list[Path]:
+def store_folders(workspace: Place, *, follow: bool) -> list[Place]:
     """The folders of its stores."""
     return [path for path in inside(workspace / "features", follow=follow) if path.is_dir() and path.name[0] != "."]
 
 
-def places(workspace: Path, *, follow: bool) -> Iterator[Path]:
+def places(workspace: Place, *, follow: bool) -> Iterator[Place]:
     """Everything at the two levels where tamis writes files."""
     for part in _PARTS:
         for path in inside(workspace / part, follow=follow):
@@ -109,12 +111,12 @@ def places(workspace: Path, *, follow: bool) -> Iterator[Path]:
                 yield from inside(path, follow=follow)
 
 
-def is_aside(path: Path) -> bool:
+def is_aside(path: Place) -> bool:
     """Whether it is a file set aside as damaged."""
     return path.name.endswith(files.DAMAGED_SUFFIX) and path.is_file()
 
 
-def is_temporary(path: Path) -> bool:
+def is_temporary(path: Place) -> bool:
     """Whether it is a file or folder that was being written, or still is."""
     return path.name[0] == "." and path.suffix == ".tmp"
 
@@ -131,19 +133,24 @@ def first_holders(contents: Sequence[ShardIds]) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate(is_row), first
 
 
-def _info(folder: Path) -> StoreInfo:
+def _info(folder: Place) -> StoreInfo:
     shards = files.list_shards(folder)
     n_bytes = sum(path.stat().st_size for path in shards)
     try:
         recipe = recipes.read(folder)
     except StoreError as error:
         return StoreInfo(folder, None, 0, 0, len(shards), n_bytes, str(error))
-    contents, problem = [], None
-    for path in shards:
+    digest = recipes.digest(recipe)
+
+    def ids(path: Place) -> ShardIds | DamagedError:
         try:
-            contents.append(read_ids(path, recipes.digest(recipe)))
+            return read_ids(path, digest)
         except DamagedError as error:
-            problem = problem or str(error)
+            return error
+
+    found = list(each(ids, shards, folder))
+    contents = [ids for ids in found if isinstance(ids, ShardIds)]
+    problem = next((str(error) for error in found if isinstance(error, DamagedError)), None)
     is_row, first = first_holders(contents)
     n_rows = int(is_row[first].sum())
     return StoreInfo(folder, recipe, n_rows, len(first) - n_rows, len(shards), n_bytes, problem)

@@ -1,9 +1,9 @@
 """A float16 store in another dtype, as a sibling, with the bytes that writing in that dtype would have given."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tamis.errors import InputError
+from tamis.remote import Place
 from tamis.store import files
 from tamis.store import recipe as recipes
 from tamis.store.feature_store import FeatureStore
@@ -24,7 +24,7 @@ class Converted:
     bytes_after: int
 
 
-def convert(folder: Path, dtype: str) -> Converted:
+def convert(folder: Place, dtype: str) -> Converted:
     """Make the store beside this one that a run with this dtype would make, shard by shard.
 
     Shards that are there are passed over, so that an interrupted conversion goes on; any number of processes may

@@ -7,18 +7,20 @@ for, never with the store.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped
 
 from tamis.errors import DamagedError, StoreError
+from tamis.ids import DTYPE, Ids, Packed, Places, first_places, pack
+from tamis.remote import Place
 from tamis.store import files
 from tamis.store import recipe as recipes
 from tamis.store.quantize import EncodedRows, StoreDtype, quantize
 from tamis.store.shards import (
     ShardIds,
+    each,
     encode_shard,
     map_features,
     pack_ids,
@@ -35,7 +37,7 @@ _UNIT_TOLERANCE = 0.01  # float16 rounding moves the norm of a unit row by less 
 class _Found(NamedTuple):
     """What a shard holds of the ids asked for: `positions` there, `entries` here (rows, then skipped)."""
 
-    path: Path
+    path: Place
     ids: ShardIds
     positions: Int64[np.ndarray, " found"]
     entries: Int64[np.ndarray, " found"]
@@ -55,23 +57,30 @@ class FeatureStore:
     Make one with `FeatureStore.open` (to write) or `FeatureStore.load` (to read what is there).
 
     Every reader raises DamagedError for a shard that is cut short or whose ids, norms or token counts fail their
-    checksum. Not covered: the checksums of features, which only `verify` reads; folders that are not local.
+    checksum. Not covered: the checksums of features, which only `verify` reads.
+
+    The folder may be on an object store: then shards are fetched without their features where those are not asked for,
+    and else as copies (`tamis.remote.cache`).
     """
 
-    folder: Path
+    folder: Place
     recipe: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: Path, recipe: Mapping[str, Any]) -> "FeatureStore":
+    def open(cls, folder: Place, recipe: Mapping[str, Any]) -> "FeatureStore":
         """Create the store, or check that the one there has this recipe; StoreError names every key that differs."""
         recipes.create_or_check(folder, recipe)
         files.remove_dead_temporaries(folder)
         return cls.load(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> "FeatureStore":
+    def load(cls, folder: Place) -> "FeatureStore":
         """The store that is in this folder; StoreError if there is none."""
         return cls(folder, recipes.read(folder))
+
+    def check(self) -> None:
+        """StoreError unless this store is there as it was opened: another host may not see the folder."""
+        recipes.check(self.folder, self.recipe)
 
     @property
     def dim(self) -> int:
@@ -85,25 +94,31 @@ class FeatureStore:
 
     def held(self) -> set[str]:
         """The ids that some shard holds, as a row or as skipped. To ask about given ids, `todo` takes less memory."""
-        return {id_ for path in files.list_shards(self.folder) for id_ in unpack_ids(self._ids(path).assigned)}
+        return {id_ for _, shard in self._shards() for id_ in unpack_ids(shard.assigned)}
 
     def skipped(self) -> dict[str, str]:
         """Of every example that was skipped: the reason."""
         reasons: dict[str, str] = {}
-        for path in files.list_shards(self.folder):
-            reasons |= {id_: reason for _, id_, reason in self._ids(path).skipped if id_ not in reasons}
+        for _, shard in self._shards():
+            reasons |= {id_: reason for _, id_, reason in shard.skipped if id_ not in reasons}
         candidates = list(reasons)
-        for found in self._walk(candidates):  # an id that a lexically earlier shard holds as a row is not skipped
+        for found in self._walk(pack(candidates)):  # an id that a lexically earlier shard holds as a row is not skipped
             for position in found.positions[found.is_row]:
                 del reasons[candidates[position]]
         return reasons
 
+    def missing(self, ids: Ids) -> Int64[np.ndarray, " todo"]:
+        """The positions in `ids` of those that no shard holds, ascending, each id once."""
+        packed = pack(ids)
+        is_missing = np.zeros(len(packed), bool)
+        is_missing[first_places(packed)] = True
+        for found in self._walk(packed):
+            is_missing[found.positions] = False
+        return np.flatnonzero(is_missing)
+
     def todo(self, ids: Sequence[str]) -> list[str]:
         """The ids that no shard holds, in the order given, each once."""
-        missing = np.ones(len(ids), bool)
-        for found in self._walk(ids):
-            missing[found.positions] = False
-        return list(dict.fromkeys(ids[position] for position in np.flatnonzero(missing).tolist()))
+        return [ids[position] for position in self.missing(ids).tolist()]
 
     def plan(self, ids: Sequence[str], rows_per_shard: int) -> list[tuple[str, ...]]:
         """The work that is left: `todo` cut into shards."""
@@ -122,7 +137,7 @@ class FeatureStore:
         n_tokens: Int[np.ndarray, " row"],
         ids_of_rows: Sequence[str],
         skipped: Mapping[str, str],
-    ) -> Path:
+    ) -> Place:
         """Write one shard: the unit rows of `ids_of_rows`, and the reason for every other id of `ids_assigned`.
 
         The order of the rows does not matter; the shard holds them in the order assigned. `norm` is the L2 norm of each
@@ -150,25 +165,30 @@ class FeatureStore:
         files.put(path, data)
         return path
 
-    def shards(
-        self, ids: Sequence[str], normalized: bool = True
-    ) -> Iterator[tuple[Int64[np.ndarray, " found"], EncodedRows]]:
+    def shards(self, ids: Ids, normalized: bool = True) -> Iterator[tuple[Int64[np.ndarray, " found"], EncodedRows]]:
         """Walk the wanted rows shard by shard, as (positions in `ids`, features): what `similarity` streams.
 
         Ids that are skipped or in no shard do not come up. An id asked for twice comes up twice. The features may be a
         read-only memory map of the shard. Unless normalized, each is to be scaled by the norm it had.
         """
-        for found in self._walk(ids):
-            if found.is_row.any():
-                yield found.positions[found.is_row], self._features(found, normalized)
+        walked = (found for found in self._walk(pack(ids)) if found.is_row.any())
+        features = each(lambda found: (found, self._features(found, normalized)), walked, self.folder)
+        yield from ((found.positions[found.is_row], rows) for found, rows in features)
 
-    def places(self, ids: Sequence[str]) -> Iterator[tuple[Path, int, np.ndarray, np.ndarray]]:
+    def places(self, ids: Ids) -> Iterator[tuple[Place, int, np.ndarray, np.ndarray]]:
         """For each shard that holds some: its path, how many rows it has, positions in `ids`, and the rows of these."""
-        for found in self._walk(ids):
+        for found in self._walk(pack(ids)):
             if found.is_row.any():
                 yield found.path, len(found.ids.rows), found.positions[found.is_row], found.entries[found.is_row]
 
-    def rows(self, ids: Sequence[str], normalized: bool = True) -> Float32[np.ndarray, "row dim"]:
+    def part(self, path: Place, n_rows: int, rows: range | np.ndarray, normalized: bool = True) -> EncodedRows:
+        """Some rows of a shard of n_rows, as `places` told."""
+        features = map_features(path, n_rows, self.dim, self.store_dtype)
+        if not np.array_equal(rows, range(n_rows)):
+            features = features.take(np.asarray(rows))
+        return features if normalized else features.scaled(read_column(path, "norm", n_rows)[rows])
+
+    def rows(self, ids: Ids, normalized: bool = True) -> Float32[np.ndarray, "row dim"]:
         """The features of these ids, in this order, as unit rows or as long as they were; StoreError if some have none.
 
         Rows of a quantised store are about as long.
@@ -177,71 +197,68 @@ class FeatureStore:
         self._gather(ids, lambda found: self._features(found, normalized).to_float32(), rows)
         return rows
 
-    def norms(self, ids: Sequence[str]) -> Float32[np.ndarray, " row"]:
+    def norms(self, ids: Ids) -> Float32[np.ndarray, " row"]:
         """The L2 norm that each row had before it was scaled to unit, in the order of `ids`."""
         norms = np.empty(len(ids), np.float32)
         self._gather(ids, lambda found: _column(found, "norm"), norms)
         return norms
 
-    def n_tokens(self, ids: Sequence[str]) -> Int32[np.ndarray, " row"]:
+    def n_tokens(self, ids: Ids) -> Int32[np.ndarray, " row"]:
         """Supervised tokens of each row, in the order of `ids`."""
         n_tokens = np.empty(len(ids), np.int32)
         self._gather(ids, lambda found: _column(found, "n_tokens"), n_tokens)
         return n_tokens
 
-    def verify(self) -> list[tuple[Path, str]]:
+    def verify(self) -> list[tuple[Place, str]]:
         """Read every shard whole; the damaged ones and what is wrong. Once set aside, the next run recomputes them."""
-        damaged = []
-        for path in files.list_shards(self.folder):
+
+        def problem(path: Place) -> str | None:
             try:
                 read_shard(path, recipes.digest(self.recipe), self.dim, self.store_dtype)
             except DamagedError as error:
-                damaged.append((path, str(error.__cause__)))
-        return damaged
+                return str(error.__cause__)
+            return None
 
-    def set_aside(self, path: Path) -> Path:
+        shards = files.list_shards(self.folder)
+        problems = zip(shards, each(problem, shards, self.folder), strict=True)
+        return [(path, said) for path, said in problems if said is not None]
+
+    def set_aside(self, path: Place) -> Place:
         """Rename a damaged shard to `*.damaged`: its ids are to do again. Returns the new name."""
         return files.set_aside(path)
 
-    def _path(self, ids_assigned: Sequence[str]) -> Path:
+    def _path(self, ids_assigned: Sequence[str]) -> Place:
         return self.folder / shard_name(pack_ids(ids_assigned))
 
-    def _ids(self, path: Path) -> ShardIds:
+    def _shards(self) -> Iterator[tuple[Place, ShardIds]]:
+        """Every shard with its ids, in lexical order."""
+        shards = files.list_shards(self.folder)
+        return zip(shards, each(self._ids, shards, self.folder), strict=True)
+
+    def _ids(self, path: Place) -> ShardIds:
         return read_ids(path, recipes.digest(self.recipe))
 
-    def _walk(self, ids: Sequence[str]) -> Iterator[_Found]:
+    def _walk(self, ids: Packed) -> Iterator[_Found]:
         """For each shard in lexical order, which of the ids it holds that no earlier shard held."""
-        if not ids:
+        if not len(ids):
             return
-        wanted = _sortable(pack_ids(ids))
-        order = np.argsort(wanted, kind="stable")
-        unique, copies = np.unique(wanted, return_counts=True)  # an id may be asked for more than once
-        starts = np.cumsum(copies) - copies  # where its copies start in `order`
-        taken = np.zeros(len(unique), bool)
-        for path in files.list_shards(self.folder):
-            shard = self._ids(path)
-            entries = _sortable(np.concatenate([shard.rows, pack_ids([id_ for _, id_, _ in shard.skipped])]))
-            places = np.minimum(np.searchsorted(unique, entries), len(unique) - 1)
-            fresh = np.flatnonzero((unique[places] == entries) & ~taken[places])
-            places = places[fresh]
-            taken[places] = True
-            n = copies[places]
-            nth_copy = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-            yield _Found(path, shard, order[np.repeat(starts[places], n) + nth_copy], np.repeat(fresh, n))
+        wanted = Places(ids)
+        taken = np.zeros(len(ids), bool)
+        for path, shard in self._shards():
+            rows = np.ascontiguousarray(shard.rows).view(DTYPE).reshape(-1)
+            slots = wanted.slots(np.concatenate([rows, pack([id_ for _, id_, _ in shard.skipped])]))
+            fresh = np.flatnonzero((slots >= 0) & ~taken[slots])
+            taken[slots[fresh]] = True
+            positions, which = wanted.copies(slots[fresh])
+            yield _Found(path, shard, positions, fresh[which])
 
     def _features(self, found: _Found, normalized: bool) -> EncodedRows:
         """The found rows of a shard."""
-        n_rows, rows = len(found.ids.rows), found.entries[found.is_row]
-        features = map_features(found.path, n_rows, self.dim, self.store_dtype)
-        if not np.array_equal(rows, np.arange(n_rows)):
-            features = features.take(rows)
-        return features if normalized else features.scaled(_column(found, "norm"))
+        return self.part(found.path, len(found.ids.rows), found.entries[found.is_row], normalized)
 
-    def _gather(
-        self, ids: Sequence[str], read: Callable[[_Found], np.ndarray], out: Shaped[np.ndarray, "row ..."]
-    ) -> None:
+    def _gather(self, ids: Ids, read: Callable[[_Found], np.ndarray], out: Shaped[np.ndarray, "row ..."]) -> None:
         n_missing, n_skipped = len(ids), 0
-        for found in self._walk(ids):
+        for found in self._walk(pack(ids)):
             n_missing -= len(found.positions)
             n_skipped += int((~found.is_row).sum())
             if found.is_row.any():
@@ -257,10 +274,6 @@ def _column(found: _Found, name: str) -> np.ndarray:
     """The found rows of one column of a shard."""
     column: np.ndarray = read_column(found.path, name, len(found.ids.rows))[found.entries[found.is_row]]
     return column
-
-
-def _sortable(packed: UInt8[np.ndarray, "row 16"]) -> Shaped[np.ndarray, " row"]:
-    return np.ascontiguousarray(packed).view("S16").reshape(-1)
 
 
 def _check_rows(features: np.ndarray, norm: np.ndarray, ids_of_rows: Sequence[str], dim: int) -> None:

@@ -9,17 +9,17 @@ recipe.json    {"digest": 128-bit digest of the recipe, which every shard repeat
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tamis.errors import DamagedError, StoreError
+from tamis.remote import Place
 from tamis.store import files
 from tamis.store.quantize import StoreDtype
 
 NAME = "recipe.json"
 
 
-def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
+def create_or_check(folder: Place, recipe: Mapping[str, Any]) -> None:
     """Write the recipe of a new store, or check that the store there has it."""
     asked = json.loads(json.dumps(dict(recipe), allow_nan=False))
     if not isinstance(asked.get("dim"), int) or asked["dim"] < 1:
@@ -29,7 +29,12 @@ def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"digest": digest(asked), "recipe": asked}
         files.put(folder / NAME, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-    found = read(folder)  # also when just written: another writer may have been faster
+    check(folder, asked)  # also when just written: another writer may have been faster
+
+
+def check(folder: Place, asked: Mapping[str, Any]) -> None:
+    """StoreError unless the store in this folder has this recipe."""
+    found = read(folder)
     if found != asked:
         raise StoreError(
             f"{folder}: the features there were made with another recipe: {_differences(found, asked)}. "
@@ -37,7 +42,7 @@ def create_or_check(folder: Path, recipe: Mapping[str, Any]) -> None:
         )
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Place) -> dict[str, Any]:
     """The recipe of the store in this folder; StoreError if there is none, DamagedError if it is not as written."""
     path = folder / NAME
     try:

@@ -3,22 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tamis.errors import DamagedError
+from tamis.remote import Place
 from tamis.store.files import put
 
 FOLDERS = ("cells", "selections")  # of a workspace
 
 
-def write_record(path: Path, fields: Mapping[str, Any]) -> None:
+def write_record(path: Place, fields: Mapping[str, Any]) -> None:
     """Write plain values, whole or absent; the folder is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     put(path, (json.dumps({"digest": _digest(fields), **fields}) + "\n").encode())
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Place) -> dict[str, Any]:
     """The values as they were written. DamagedError where they are not; FileNotFoundError where there is no file."""
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

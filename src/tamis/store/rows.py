@@ -1,12 +1,13 @@
 """The rows of one or several stores as if they were one array, read when they are asked for."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
 from tamis.errors import StoreError
+from tamis.ids import Ids
+from tamis.remote import Place
 from tamis.store.feature_store import FeatureStore
 from tamis.store.shards import map_features, read_column
 
@@ -21,7 +22,7 @@ class StoredRows:
     """
 
     def __init__(
-        self, stores: Sequence[FeatureStore], weights: Sequence[float], ids: Sequence[str], normalized: bool = True
+        self, stores: Sequence[FeatureStore], weights: Sequence[float], ids: Ids, normalized: bool = True
     ) -> None:
         self.shape = (len(ids), stores[0].dim)
         self._weights = weights
@@ -38,10 +39,10 @@ class StoredRows:
 class _Places:
     """Of every id the shard, the row in it, and unless normalized its norm."""
 
-    def __init__(self, store: FeatureStore, ids: Sequence[str], normalized: bool) -> None:
+    def __init__(self, store: FeatureStore, ids: Ids, normalized: bool) -> None:
         self._dim, self._dtype = store.dim, store.store_dtype
         self._norm = None if normalized else np.empty(len(ids), np.float32)
-        self._shards: list[tuple[Path, int]] = []
+        self._shards: list[tuple[Place, int]] = []
         self._shard, self._row = np.full(len(ids), -1, np.int32), np.empty(len(ids), np.int32)
         for path, n_rows, positions, rows in store.places(ids):
             self._shard[positions], self._row[positions] = len(self._shards), rows

@@ -17,11 +17,11 @@ Reading checks everything but the features, which only `read_shard` does: hashin
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped, UInt8
@@ -29,8 +29,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from tamis.errors import DamagedError
+from tamis.remote import Place, RemotePath, local
+from tamis.remote.cache import ahead, fetched
 from tamis.store.files import SHARD_SUFFIX
 from tamis.store.quantize import EncodedRows, StoreDtype, stored_dim
+from tamis.store.remote_shards import RemoteShard
 
 _FORMAT = 2
 _DTYPES: dict[str, type[np.generic]] = {"ids": np.uint8, "n_tokens": np.int32, "norm": np.float32, "scale": np.float32}
@@ -40,6 +43,9 @@ _FEATURES: dict[StoreDtype, tuple[type[np.generic], str]] = {  # as NumPy and as
     "sign": (np.uint8, "U8"),
 }
 _ID_BYTES = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +107,41 @@ def encode_shard(
     return bytes(save(tensors, metadata={"tamis": json.dumps(metadata, sort_keys=True)}))
 
 
-def read_ids(path: Path, recipe_digest: str) -> ShardIds:
+def read_ids(path: Place, recipe_digest: str) -> ShardIds:
     """The ids of a shard, checked against the file's name and the store's recipe; its features are not read."""
     with _opened(path) as file:
         return _read_ids(path, file, recipe_digest)
 
 
-def read_column(path: Path, name: str, n_rows: int) -> Shaped[np.ndarray, " row"]:
+def read_column(path: Place, name: str, n_rows: int) -> Shaped[np.ndarray, " row"]:
     """`norm`, `n_tokens` or `scale` of a shard, checked against its checksum."""
     with _opened(path) as file:
         return _tensor(file, name, (n_rows,))
 
 
-def map_features(path: Path, n_rows: int, dim: int, dtype: StoreDtype) -> EncodedRows:
+def map_features(path: Place, n_rows: int, dim: int, dtype: StoreDtype) -> EncodedRows:
     """The features of a shard, memory-mapped; of their content nothing is checked but the scales."""
     shape = n_rows, stored_dim(dtype, dim)
     numpy_type, name = _FEATURES[dtype]
-    with _opened(path) as file:
+    here = local(path)
+    with _opened(path, here) as file:
         found = file.get_slice("features")
         if (found.get_shape(), found.get_dtype()) != ([*shape], name):
             raise ValueError(f"features: expected {[*shape]} {name}, found {found.get_shape()} {found.get_dtype()}")
         scale = _tensor(file, "scale", (n_rows,)) if dtype == "int8" else None
         # safetensors would copy. The file is an 8-byte length, a JSON header of that length, and the data.
-        with path.open("rb") as raw:
+        with here.open("rb") as raw:
             header_bytes = int.from_bytes(raw.read(8), "little")
             start, _ = json.loads(raw.read(header_bytes))["features"]["data_offsets"]
-        return EncodedRows(np.memmap(path, numpy_type, "r", 8 + header_bytes + start, shape), dim, scale)
+        return EncodedRows(np.memmap(here, numpy_type, "r", 8 + header_bytes + start, shape), dim, scale)
 
 
-def read_shard(path: Path, recipe_digest: str, dim: int, dtype: StoreDtype) -> tuple[ShardIds, dict[str, np.ndarray]]:
-    """The ids and the whole content by the names above; DamagedError names the first thing that is wrong with it."""
-    with _opened(path) as file:
+def read_shard(path: Place, recipe_digest: str, dim: int, dtype: StoreDtype) -> tuple[ShardIds, dict[str, np.ndarray]]:
+    """The ids and the whole content by the names above; DamagedError names the first thing that is wrong with it.
+
+    Of a remote shard what the server has now is read, not a copy.
+    """
+    with fetched(path) as folder, _opened(path, folder / path.name) as file:
         ids = _read_ids(path, file, recipe_digest)
         tensors: dict[str, np.ndarray] = {}
         for name in ("features", "norm", "n_tokens", *(["scale"] if dtype == "int8" else [])):
@@ -145,12 +155,25 @@ def read_shard(path: Path, recipe_digest: str, dim: int, dtype: StoreDtype) -> t
     return ids, tensors
 
 
+def each(do: Callable[[T], R], tasks: Iterable[T], folder: Place) -> Iterator[R]:
+    """What `do` makes of each task, in order; for a remote folder of shards several are under way at a time."""
+    if isinstance(folder, Path):
+        return map(do, tasks)
+    return ahead(do, tasks)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Whatever is wrong with the content becomes a DamagedError; errors of the file system stay what they are."""
+def _opened(path: Place, here: Path | None = None) -> Iterator[Any]:
+    """A shard, read from a local copy if there is one, else of a remote one all but its features.
+
+    Whatever is wrong with the content becomes a DamagedError; errors of the file system stay what they are.
+    """
     try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
+        if isinstance(path, RemotePath) and here is None:
+            yield RemoteShard(path)
+        else:
+            with safe_open(here or path, framework="numpy") as file:
+                yield file
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamagedError(
             f"{path}: damaged shard ({error}). Run `tamis verify {path.parent}`: it sets the file aside, "
@@ -165,7 +188,7 @@ def _metadata(file: Any) -> Mapping[str, Any]:
     return metadata
 
 
-def _read_ids(path: Path, file: Any, recipe_digest: str) -> ShardIds:
+def _read_ids(path: Place, file: Any, recipe_digest: str) -> ShardIds:
     metadata = _metadata(file)
     if metadata["recipe"] != recipe_digest:
         raise ValueError(f"its rows were made by a recipe with digest {metadata['recipe']!r}, not by the store's")

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import nn
 
 from tamis.data.pool import Pool
@@ -24,7 +24,9 @@ from tamis.evaluating import Evaluation, evaluate
 from tamis.finetuning import Training
 from tamis.inputs import Inputs, digest
 from tamis.model.load import load_base
-from tamis.progress import Advance, Progress
+from tamis.progress import Progress, Told
+from tamis.remote import Place
+from tamis.remote.lease import lock
 from tamis.settings import EvaluateConfig
 from tamis.store.records import read_record, write_record
 from tamis.study.selecting import Chosen
@@ -46,10 +48,10 @@ class Testing:
     def digest(self) -> str:
         """Of all that the results of a given model depend on."""
         if self.config.task == "loss":  # which looks at the conversations alone
-            return digest("loss", self.query.ids, self.test.ids)
+            return digest("loss", self.query.digest, self.test.digest)
         settings = self.config.model_dump(exclude={"batch_tokens", "limit", "run_code"})
         answers = [example.line_digest for example in self.test]  # fields beside the conversation may hold them
-        return digest(settings, self.query.ids, self.test.ids, answers)
+        return digest(settings, self.query.digest, self.test.digest, answers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +93,7 @@ class Result:
     evaluate_seconds: float
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress, engine: Engine) -> list[str]:
+def run_cells(cells: Sequence[Cell], folder: Place, progress: Progress, engine: Engine) -> list[str]:
     """Every cell's result into `folder`, those already there passed over; one training for all targets it is tested on.
 
     Where another process is at work on a training, others come first, and it is waited for at the end. A training that
@@ -106,36 +108,34 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: Progress, engine: E
         return failed
     with progress.stage("fine-tune and test", sum(map(_n_tokens, waiting))) as advance:
         for seconds in (0.0, -1.0):  # to wait for another process; -1: as long as it takes
-            make = partial(_worker, folder, progress.note, seconds)
-            said = list(engine.run(make, waiting, advance))
+            make = partial(_worker, folder, seconds)
+            said = list(engine.run(make, waiting, Told(advance, progress.note)))
             failed += [text for text in said if text not in (None, _BUSY)]
             waiting = [group for group, text in zip(waiting, said, strict=True) if text == _BUSY]
     return failed
 
 
-def _worker(
-    folder: Path, note: Callable[[str], None], lock_seconds: float
-) -> Callable[[list[Cell], Advance], str | None]:
+def _worker(folder: Place, lock_seconds: float) -> Callable[[list[Cell], Told], str | None]:
     """What computes the cells of one training; says where it failed, or that another process is at work on it."""
 
-    def work(group: list[Cell], advance: Advance) -> str | None:
+    def work(group: list[Cell], told: Told) -> str | None:
         try:
-            with FileLock(folder / f"{group[0].trained}.lock", timeout=lock_seconds):
-                _run_group(group, folder, advance, note)
+            with lock(folder / f"{group[0].trained}.lock", lock_seconds):
+                _run_group(group, folder, told)
         except Timeout:
             return _BUSY
         except TamisError as error:
             chosen = group[0].chosen
             place = f" bin {chosen.bin}" if chosen.bin is not None else f" {chosen.budget}" if chosen.budget else ""
             said = f"{chosen.method}{place}, seed {group[0].seed}, {group[0].model}: {error}"
-            note(said)
+            told.note(said)
             return said
         return None
 
     return work
 
 
-def _by_training(cells: Iterable[Cell], folder: Path) -> list[list[Cell]]:
+def _by_training(cells: Iterable[Cell], folder: Place) -> list[list[Cell]]:
     groups: dict[str, dict[str, Cell]] = {}
     for cell in cells:
         if not _path(folder, cell).exists():
@@ -147,13 +147,13 @@ def _n_tokens(group: Sequence[Cell]) -> int:
     return group[0].training.n_tokens if group[0].training else 1
 
 
-def _run_group(group: Sequence[Cell], folder: Path, advance: Advance, note: Callable[[str], None]) -> None:
+def _run_group(group: Sequence[Cell], folder: Place, told: Told) -> None:
     left = [cell for cell in group if not _path(folder, cell).exists()]
     if not left:  # another process was faster
-        advance(_n_tokens(group))
+        told.advance(_n_tokens(group))
         return
     start = time.perf_counter()
-    model = _model(left[0], advance, note)
+    model = _model(left[0], told)
     train_seconds, start = time.perf_counter() - start, time.perf_counter()
     for cell in left:
         found = evaluate(model, cell.learner, cell.testing.query, cell.testing.test, cell.testing.config, cell.seed)
@@ -163,11 +163,11 @@ def _run_group(group: Sequence[Cell], folder: Path, advance: Advance, note: Call
         write_record(_path(folder, cell), {name: getattr(result, name) for name in Result.__slots__})
 
 
-def _model(cell: Cell, advance: Advance, note: Callable[[str], None]) -> nn.Module:
+def _model(cell: Cell, told: Told) -> nn.Module:
     if cell.training is None:
         return load_base(cell.learner.source)
     with TemporaryDirectory(prefix="tamis-") as scratch:
-        return cell.training.run(Path(scratch), advance, note)
+        return cell.training.run(Path(scratch), told.advance, told.note)
 
 
 def _result(found: Evaluation, n_steps: int, train_seconds: float, evaluate_seconds: float) -> Result:
@@ -191,17 +191,17 @@ def _plain(values: np.ndarray) -> list[float | None]:
     return [None if math.isnan(value) else value for value in map(float, values)]
 
 
-def _path(folder: Path, cell: Cell) -> Path:
+def _path(folder: Place, cell: Cell) -> Place:
     return folder / f"{cell.name}.json"
 
 
-def read_result(cell: Cell, folder: Path) -> Result | None:
+def read_result(cell: Cell, folder: Place) -> Result | None:
     """The result of a cell, where it is there. DamagedError unless it is as it was written."""
     path = _path(folder, cell)
     return Result(**read_record(path)) if path.exists() else None
 
 
-def results(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Result]]:
+def results(cells: Sequence[Cell], folder: Place) -> Iterator[tuple[Cell, Result]]:
     """Cells that have a result, each with it."""
     for cell in cells:
         if (found := read_result(cell, folder)) is not None:

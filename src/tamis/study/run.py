@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from tamis.config import Config
 from tamis.data.example import Example
 from tamis.data.pool import Pool
-from tamis.engine import Engine
-from tamis.engine.local import LocalEngine
+from tamis.engine import Engine, engine_of
 from tamis.errors import InputError, ModelError
 from tamis.evaluating import check_task
 from tamis.finetuning import Training, learner, training_rows
 from tamis.inputs import Inputs, digest, read_rows
 from tamis.pipeline import Pipeline
 from tamis.progress import Progress
+from tamis.remote import locate
+from tamis.remote.lease import lock
 from tamis.store.files import put
 from tamis.study import tables
 from tamis.study.cells import Cell, Result, Testing, results, run_cells
@@ -46,8 +46,8 @@ class Study:
     """One study, its cells made when first asked for."""
 
     def __init__(self, config: StudyConfig, progress: Progress, engine: Engine | None = None) -> None:
-        self.engine: Engine = engine or LocalEngine()
-        self.config, self.workspace = config, Path(config.workspace)
+        self.engine: Engine = engine or engine_of(config.engine, config.model.device)
+        self.config, self.workspace = config, locate(config.workspace)
         self.spending = Spending(self.workspace / "spending", progress)
         self._testing: dict[str, Testing] = {}
         self._n_pool: dict[str, dict[str, int]] = {}
@@ -63,7 +63,7 @@ class Study:
         try:
             failed = run_cells(cells, folder, self.spending, self.engine)
         finally:  # of an interrupted study too: what is there is worth a look, and says that it is a part
-            with FileLock(self.workspace / f"{digest(str(out.absolute()))}.lock"):  # sharing processes end together
+            with lock(self.workspace / f"{digest(str(out.absolute()))}.lock"):  # sharing processes end together
                 self.write(out, cells, list(results(cells, folder)))
                 said = write_report(out)
         if failed:

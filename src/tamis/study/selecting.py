@@ -4,7 +4,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from tamis.errors import InputError
 from tamis.inputs import digest
 from tamis.methods import REPRESENTATIONS, SELECTORS, parse_method
 from tamis.pipeline import Pipeline
+from tamis.remote import Place, locate
 from tamis.scoring import Similarity
 from tamis.selectors import round_robin
-from tamis.settings import home
 from tamis.store.records import read_record, write_record
 from tamis.study.distances import Distances, objective, of_subset
 from tamis.study.settings import StudyConfig
@@ -48,7 +47,7 @@ class Selecting:
     def __init__(self, study: StudyConfig, model: str, target: str, first: Pipeline, spending: Spending) -> None:
         self._study, self._model, self._target = study, model, target
         self._first, self._spending = first, spending
-        self._of_ids: dict[Path, dict[str, int]] = {}
+        self._of_ids: dict[Place, dict[str, int]] = {}
         self._similarities: dict[str, Similarity] = {}
 
     def _run(self, method: str, budget: str | None = None) -> Pipeline:
@@ -245,12 +244,12 @@ def _name(run: Pipeline) -> str:
     Rows and similarities are known by what they are kept as, which is a digest of model, recipe and examples.
     """
     inputs, selector = run.inputs, SELECTORS[run.method.selector]
-    about: list[Any] = [run.config.pick.model_dump(), run.config.seed, run.candidates.ids, run.candidates.sources]
-    about += [[home(path).read_text(encoding="utf-8") for path in run.config.pick.include]]
-    about += [inputs.target.ids, inputs.target.groups, inputs.base_digest, inputs.chat.fingerprint]
+    about: list[Any] = [run.config.pick.model_dump(), run.config.seed, run.candidates.digest, run.candidates.sources]
+    about += [[locate(path).read_text(encoding="utf-8") for path in run.config.pick.include]]
+    about += [inputs.target.digest, inputs.target.groups, inputs.base_digest, inputs.chat.fingerprint]
     if "similarity" in selector.needs:
         about.append(run.score().path.stem)
     if selector.needs_rows:
         rows = run.pool_rows
-        about += [[store.folder.name for store in rows.stores], list(rows.lr_weights), rows.examples.ids]
+        about += [[store.folder.name for store in rows.stores], list(rows.lr_weights), rows.examples.digest]
     return digest("selection", *about)

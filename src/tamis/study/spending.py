@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from tamis.inputs import digest
 from tamis.methods import REPRESENTATIONS
 from tamis.model.load import ModelSource, empty_model
 from tamis.pipeline import Pipeline
 from tamis.progress import Advance, Progress
+from tamis.remote import Place
+from tamis.remote.lease import lock
 from tamis.settings import home
 from tamis.store.files import put, size
 
@@ -46,7 +45,7 @@ class Measured:
 class Spending:
     """Progress of a study that keeps, in `folder`, what each stage of each piece of work took."""
 
-    folder: Path
+    folder: Place
     shown: Progress
     _about: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _costs: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
@@ -78,7 +77,7 @@ class Spending:
 
     def _add(self, key: str, more: Measured) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{key}.lock"):
+        with lock(self.folder / f"{key}.lock"):
             before = self._read(key)
             total = max(before.total, more.total)
             after = Measured(total, before.tokens + more.tokens, before.seconds + more.seconds)
@@ -116,7 +115,7 @@ class Spending:
         parameters: int | None = 0
         if name == "embed":
             parameters = n_encoder_parameters(run.config.represent.encoder)
-        elif name is not None and REPRESENTATIONS[name].makes != "scores":
+        elif name not in (None, "ngrams") and REPRESENTATIONS[name].makes != "scores":
             parameters = n_parameters(run.inputs.source)
         backward = 6 if run.config.warmup.tuning == "full" else 4
         if name == "gradient":
@@ -154,10 +153,10 @@ def _about(run: Pipeline) -> dict[str, tuple[str, ...]]:
     """What the stages of a run depend on: those that several runs share have less to name."""
     config, name = run.config, run.method.representation
     inputs = run.inputs
-    data = (digest(inputs.pool.ids), inputs.base_digest, inputs.dtype, inputs.chat.fingerprint, str(config.seed))
+    data = (inputs.pool.digest, inputs.base_digest, inputs.dtype, inputs.chat.fingerprint, str(config.seed))
     warm_up = (*data, str(config.warmup.model_dump()))
     rows = (*(warm_up if name == "gradient" else data), str(name), str(config.represent.model_dump()))
-    scored = (*rows, digest(inputs.target.ids))
+    scored = (*rows, inputs.target.digest)
     return {
         "warm up": warm_up,
         "pool features": rows,

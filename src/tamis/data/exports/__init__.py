@@ -11,6 +11,7 @@ from tamis.data.exports.trl import for_trl
 from tamis.data.picked import Picked, read_picked
 from tamis.data.selection import writing_folder
 from tamis.errors import InputError
+from tamis.remote import Place, local
 
 TRAINERS: dict[str, Callable[[Picked, Path], Export]] = {
     "llama-factory": for_llama_factory,
@@ -26,18 +27,21 @@ OTHER_FIELDS = (
 )
 
 
-def export(folder: Path, trainer: str, out: Path | None = None) -> tuple[Path, Export]:
+def export(folder: Place, trainer: str, out: Path | None = None) -> tuple[Path, Export]:
     """Write the selection of a folder for a trainer of `TRAINERS`, as a folder: FOLDER-TRAINER unless `out` is given.
+
+    The selection may be remote; what is written is local, because trainers read it, and by default in this directory.
 
     InputError for an unknown trainer, a folder that is no selection, an `out` that holds one or something else.
     """
     if trainer not in TRAINERS:
         raise InputError(f"--for: expected one of {', '.join(TRAINERS)}, got {trainer!r}")
     folder = folder.resolve()
-    out = (folder.with_name(f"{folder.name}-{trainer}") if out is None else out).absolute()
+    beside = folder.parent if isinstance(folder, Path) else Path()
+    out = (beside / f"{folder.name}-{trainer}" if out is None else out).absolute()
     if (out / "picks.parquet").exists():
         raise InputError(f"{out}: this folder holds a selection, which an export would replace; choose another --out")
-    picked = read_picked(folder)
+    picked = read_picked(local(folder))
     made = TRAINERS[trainer](picked, out)
     made.lost.extend([*_weights_lost(picked, trainer), OTHER_FIELDS])
     n_rows = len(picked.examples) - made.n_left_out
