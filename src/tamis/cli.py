@@ -72,6 +72,9 @@ Memory = Annotated[str | None, typer.Option("--memory", help="for similarities a
 Limit = Annotated[int | None, typer.Option("--limit", help="only the first rows of the pool")]
 Seed = Annotated[int | None, typer.Option("--seed", help="seed of warm-up and random picks (default: 0)")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N (default: auto)")]
+EngineKind = Annotated[
+    str | None, typer.Option("--engine", help="local or ray (default: ray where engine.workers or .address are given)")
+]
 OnBadRow = Annotated[
     str | None, typer.Option("--on-bad-row", help="skip (and write to rejected.jsonl) or error (default: skip)")
 ]
@@ -97,6 +100,7 @@ KEYS = {
     "limit": "data.limit",
     "model": "model.name",
     "device": "model.device",
+    "engine": "engine.kind",
     "template": "model.template",
     "trust_remote_code": "model.trust_remote_code",
     "format": "data.format",
@@ -184,6 +188,7 @@ def _stage(name: str, action: Callable[..., None], text: str, default_out: str |
         limit: Limit = None,
         seed: Seed = None,
         device: Device = None,
+        engine: EngineKind = None,
         template: Template = None,
         field: FieldColumns = None,
         format: FormatName = None,

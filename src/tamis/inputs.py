@@ -21,8 +21,7 @@ from tamis.model.load import (
     load_tokenizer,
     max_positions,
     model_digest,
-    resolve_device,
-    resolve_dtype,
+    number_format,
 )
 from tamis.settings import DataConfig
 
@@ -199,8 +198,7 @@ class Inputs:
     @cached_property
     def dtype(self) -> str:
         """The number format the base model is held in."""
-        dtype = str(resolve_dtype(self.source.dtype, resolve_device(self.source.device))).removeprefix("torch.")
-        return dtype if self.source.quantization == "none" else f"{dtype}, {self.source.quantization}"
+        return number_format(self.source)
 
     @cached_property
     def max_tokens(self) -> int:

@@ -82,7 +82,7 @@ class Pipeline:
         """Checkpoints of a warm-up on a seeded share of the pool, trained where the workspace lacks them."""
         from tamis.warming import warm_up
 
-        return warm_up(self.config, self.inputs, self.workspace, self.stage, self.progress.note)
+        return warm_up(self.config, self.inputs, self.workspace, self.engine, self.stage, self.progress.note)
 
     # ---- candidates ------------------------------------------------------------------------------------------------
 

@@ -115,6 +115,11 @@ class EngineConfig(Stage):
     workers: int | str | None = Field(
         None, description="processes, each with its model: 4, or 2-16 as there is work; by default one a GPU, or CPU"
     )
+    gpus_per_worker: int | None = Field(
+        None,
+        ge=0,
+        description="of each of Ray's workers; by default one where the cluster has any, more for device_map",
+    )
     threads_per_worker: int | None = Field(None, ge=1, description="threads of a worker, and CPUs it takes from Ray")
 
     @model_validator(mode="after")

@@ -1,6 +1,8 @@
 """Examples that are not held in memory come back as they were."""
 
 import errno
+import gc
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,45 @@ def test_columns_are_those_of_the_examples(examples: list[Example]) -> None:
     assert pool.sources == [e.source for e in examples]
     assert pool.groups == [e.group for e in examples]
     assert pool.places.tolist() == list(range(len(examples)))
+
+
+def test_a_row_holds_no_memory_once_it_is_put_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its text nor its ids, labels or lengths; what is asked of all is mapped from the file."""
+    monkeypatch.setattr(index, "_HELD_BYTES", 1 << 12)
+    tracemalloc.start()
+    pool = Pool.of(Index(example(f"{k}" * 50, source="ab"[k % 2]) for k in range(4000)))
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 4000 * 10
+    assert not pool.packed_ids.flags.owndata
+    assert pool.labels("source").counts() == {"a": 2000, "b": 2000}
+    assert pool.labels("source").codes.itemsize == 4
+    assert sum(1 for _ in pool) == 4000
+
+
+@given(st.data(), st.sampled_from([1, 3, 1024]))
+def test_rows_are_walked_in_the_order_asked_for(data: st.DataObject, block_rows: int) -> None:
+    examples = [example(str(k)) for k in range(9)]
+    positions = data.draw(st.lists(st.integers(0, 8), max_size=12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "_BLOCK_ROWS", block_rows)  # blocks of rows that stand together, and apart
+        patch.setattr(index, "_HELD_BYTES", 100)  # the last ones in memory
+        pool = Pool.of(examples)
+        taken = pool.take(positions)
+        assert list(taken) == [examples[k] for k in positions]
+        assert list(taken.texts) == [examples[k].text for k in positions]
+        assert taken.ids == [examples[k].id for k in positions]
+        left = sorted(set(range(9)) - set(positions))
+        assert pool.without(sorted(set(positions))).ids == [examples[k].id for k in left]
+        assert list(pool[::-2][1:]) == examples[::-2][1:]
+
+
+def test_positions_out_of_range_are_refused() -> None:
+    pool = Pool.of([example("a"), example("b")])
+    for positions in ([2], [-1]):
+        with pytest.raises(IndexError, match="positions from 0 to 1"):
+            pool.take(positions)
 
 
 def test_tool_calls_keep_the_order_of_their_keys() -> None:

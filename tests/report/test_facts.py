@@ -8,6 +8,7 @@ import pytest
 from looking import compared, example, looked_at
 
 from tamis.data.example import Example, Message
+from tamis.data.index import Labels
 from tamis.data.pool import Pool
 from tamis.report.coverage import coverage_facts
 from tamis.report.facts import N_SAMPLED, composition, length_facts, near_facts, selection_facts
@@ -28,29 +29,34 @@ def looked(picked: Any, selector: str = "top_k", **changes: Any) -> Any:
 # ---- composition ---------------------------------------------------------------------------------------------------
 
 
+def labels(values: list[str | None]) -> Labels:
+    names = list(dict.fromkeys(values))
+    return Labels(np.array([names.index(value) for value in values], np.int32), names)
+
+
 def test_composition_counts_pool_and_picks_and_what_chance_would_give() -> None:
-    lines = composition(["a"] * 50 + ["b"] * 40 + [None] * 10, [50, 51, 52, 0])
+    lines = composition(labels(["a"] * 50 + ["b"] * 40 + [None] * 10), [50, 51, 52, 0])
     assert [(line["name"], line["n_pool"], line["n_picked"]) for line in lines] == [
         ("b", 40, 3),
         ("a", 50, 1),
         (None, 10, 0),
     ]
-    assert composition(["a", "a"], [0, 1]) == [{"name": "a", "n_pool": 2, "n_picked": 2, "low": 2, "high": 2}]
+    assert composition(labels(["a", "a"]), [0, 1]) == [{"name": "a", "n_pool": 2, "n_picked": 2, "low": 2, "high": 2}]
 
 
 def test_of_very_many_labels_the_last_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tamis.report.facts.N_LABELS", 2)
-    lines = composition(["a", "b", "c", "d", "d", "d"], [3, 4, 1])
+    lines = composition(labels(["a", "b", "c", "d", "d", "d"]), [3, 4, 1])
     counts = [(line["name"], line["n_pool"], line["n_picked"]) for line in lines]
     assert counts == [("d", 3, 2), ("b", 1, 1), ("(2 others)", 2, 0)]
 
 
 def test_random_picks_leave_the_range_about_once_in_a_hundred_times() -> None:
     rng = np.random.default_rng(0)
-    labels = np.repeat(["a", "b"], [300, 700]).tolist()
+    pool = labels(["a"] * 300 + ["b"] * 700)
     outside = 0
     for _ in range(400):
-        [line] = [x for x in composition(labels, rng.choice(1000, 100, replace=False).tolist()) if x["name"] == "a"]
+        [line] = [x for x in composition(pool, rng.choice(1000, 100, replace=False).tolist()) if x["name"] == "a"]
         outside += not line["low"] <= line["n_picked"] <= line["high"]
     assert outside <= 10
 

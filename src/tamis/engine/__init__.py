@@ -35,7 +35,7 @@ def engine_of(config: EngineConfig, device: str) -> Engine:
     if config.is_ray:
         from tamis.engine.ray import RayEngine
 
-        return RayEngine(config.address, config.pool_size, config.threads_per_worker, device)
+        return RayEngine(config.address, config.pool_size, config.threads_per_worker, config.gpus_per_worker, device)
     from tamis.engine.local import LocalEngine
 
     return LocalEngine(config.threads_per_worker)

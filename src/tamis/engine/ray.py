@@ -32,12 +32,14 @@ class RayEngine:
 
     workers    fewest and most; None: as many as the cluster has GPUs, or CPUs for
     threads    of each worker, and the CPUs it takes; None: 1
-    device     of the model. A worker has one GPU of its own unless this is cpu or the cluster has none
+    gpus       of each worker, its own; None: 1, but none where the cluster has none or device is cpu
+    device     of the model
     """
 
     address: str | None = None
     workers: tuple[int, int] | None = None
     threads: int | None = None
+    gpus: int | None = None
     device: str = "auto"
 
     def run(
@@ -55,6 +57,9 @@ class RayEngine:
         n_gpus = self._gpus(ray)
         few, many = self.workers or (1, self._room(ray, n_threads, n_gpus))
         few, many = min(few, len(tasks)), min(many, len(tasks))
+        asked = {"CPU": n_threads, "GPU": n_gpus}
+        if not any(_fits(asked, node["Resources"]) for node in ray.nodes() if node["Alive"]):
+            told.note(f"no host of the cluster has {n_threads} CPUs and {n_gpus} GPUs for a worker: waiting for one")
         with Desk.opened(ray, tasks, told) as (desk, clerk), _quiet(ray):
             tickets = ray.data.from_items(list(range(len(tasks))), override_num_blocks=len(tasks))
             outcomes = tickets.map_batches(
@@ -76,8 +81,8 @@ class RayEngine:
             raise InputError(
                 f"engine.kind=ray gives each worker a device of its own: leave out model.device={self.device}"
             )
-        if self.device == "cpu":
-            return 0
+        if self.gpus is not None or self.device == "cpu":
+            return self.gpus or 0
         return int(self.device == "cuda" or ray.cluster_resources().get("GPU", 0) >= 1)
 
     def _room(self, ray: Any, n_threads: int, n_gpus: int) -> int:
@@ -85,6 +90,10 @@ class RayEngine:
         there = ray.cluster_resources()
         by_cpu = int(there.get("CPU", 0)) // n_threads
         return max(1, min(by_cpu, int(there.get("GPU", 0)) // n_gpus) if n_gpus else by_cpu)
+
+
+def _fits(asked: dict[str, int], there: dict[str, float]) -> bool:
+    return all(there.get(name, 0) >= n for name, n in asked.items())
 
 
 def _started(engine: RayEngine) -> Any:
@@ -97,20 +106,25 @@ def _started(engine: RayEngine) -> Any:
     except ImportError as error:
         raise InputError("engine.kind=ray needs Ray: pip install 'tamis[ray]'") from error
     if not ray.is_initialized():
-        address = engine.address or os.environ.get("RAY_ADDRESS")
-        here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 1 << 30} if address is None else {}
-        if address is None and engine.workers and engine.workers[1] * (engine.threads or 1) > (os.cpu_count() or 1):
+        address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
+        here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 1 << 30}
+        n_cpus = (engine.workers or (1, 1))[0] * (engine.threads or 1)
+        if address == "local" and n_cpus > (os.cpu_count() or 1):
             raise InputError(
-                f"engine.workers={engine.workers[1]} with {engine.threads or 1} threads each need more than the "
-                f"{os.cpu_count()} CPUs of this host: lower engine.workers or engine.threads_per_worker, or say "
-                "engine.address"
+                f"engine.workers and engine.threads_per_worker need {n_cpus} CPUs, this host has {os.cpu_count()}: "
+                "lower them, or say engine.address"
             )
         try:
             with _without_stderr():  # which Ray tells that it was told to be quiet
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **(here if address == "local" else {}),
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split())[:300]
-            raise EngineError(f"engine.address={address}: no Ray cluster answers there ({said})") from error
+            raise EngineError(f"engine.address: expected a Ray cluster at {address}, got no answer ({said})") from error
     return ray
 
 

@@ -76,6 +76,22 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
 
+def number_format(source: ModelSource) -> str:
+    """What the base model is held in, as bfloat16, or "bfloat16, 4bit". Where it is said outright, no GPU is needed."""
+    device = torch.device("cuda") if source.device.startswith("cuda") else resolve_device(source.device)
+    dtype = str(resolve_dtype(source.dtype, device)).removeprefix("torch.")
+    return dtype if source.quantization == "none" else f"{dtype}, {source.quantization}"
+
+
+def check_number_format(source: ModelSource, expected: str) -> None:
+    """InputError where this process would hold the model in another number format than the one that started the run."""
+    if (found := number_format(source)) != expected:
+        raise InputError(
+            f"{source.name}: where the run was started the model is held in {expected}, here in {found}: say which, "
+            "with model.device=cuda or cpu and model.dtype"
+        )
+
+
 def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model."""
     from transformers import AutoTokenizer

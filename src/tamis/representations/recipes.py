@@ -14,7 +14,14 @@ import torch
 from tamis.data.chat import Encoded
 from tamis.model.batch import check_causal
 from tamis.model.checkpoint import Checkpoint, load_model_at, load_moments, load_weights
-from tamis.model.load import ModelSource, enable_activation_checkpointing, input_device, load_base, trainable
+from tamis.model.load import (
+    ModelSource,
+    check_number_format,
+    enable_activation_checkpointing,
+    input_device,
+    load_base,
+    trainable,
+)
 from tamis.representations.adam import Direction, Form
 from tamis.representations.compute import BatchRows
 from tamis.representations.gradient import GradientFeatures
@@ -66,6 +73,7 @@ class GradientRecipe:
 
     def load(self, *, activation_checkpointing: bool) -> BatchRows:
         """See Recipe."""
+        check_number_format(self.source, self.dtype)
         model = load_model_at(self.source, self.checkpoint)
         device = input_device(model)
         if activation_checkpointing:
@@ -116,6 +124,7 @@ class ForwardRecipe:
 
     def load(self, *, activation_checkpointing: bool) -> BatchRows:
         """See Recipe. There is no backward pass, so there are no activations to save."""
+        check_number_format(self.source, self.dtype)
         model = load_base(self.source)
         device = input_device(model)
         check_causal(model, device)
