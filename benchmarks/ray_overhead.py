@@ -30,7 +30,7 @@ def run(settings: Settings) -> Report:
     settings.scratch.mkdir(parents=True, exist_ok=True)
     n_cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-        rows = [_compare(settings, Path(folder), n) for n in (1, 2) if n <= n_cores]
+        rows = [_compare(settings, Path(folder), n) for n in (1, 2)[: 1 if settings.quick else n_cores]]
     return Report("whole runs by Ray's workers against this process, the same cores", "at most 15 % longer", rows)
 
 

@@ -11,6 +11,7 @@ NUMBERS = {
     "plan_reality": {"forecast", "real", "real / forecast"},
     "published_way": {"published examples/s", "tamis examples/s"} | RATIOS,
     "quantized": {"MB", "score seconds", "product seconds", "read seconds", "kept by top_k", "kept by round_robin"},
+    "ray_overhead": {"local seconds", "ray seconds"} | RATIOS,
     "select_store": {"seconds", "peak MB", "the same in memory"},
     "selectors": {"tamis seconds", "plain seconds", "same picks"} | RATIOS,
     "selectors_density": {"tamis seconds", "plain seconds", "tamis GFLOP/s", "product GFLOP/s"} | RATIOS,

@@ -73,6 +73,19 @@ def test_encode_gives_tokens_or_the_reason(inputs: Callable[..., Inputs]) -> Non
     assert [given.n_supervised(by_row[row]) for row in (1, 14, 20)] == [good.n_supervised, 0, 0]
 
 
+def test_few_rows_are_remembered_and_the_others_counted_again(
+    inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = inputs()
+    expected = [given.n_supervised(example) for example in given.pool]
+    monkeypatch.setattr("tamis.inputs._N_COUNTED", 3)
+    monkeypatch.setattr("tamis.inputs._N_ENCODED", 2)
+    again = inputs()
+    for _ in range(2):
+        assert [again.n_supervised(example) for example in again.pool] == expected
+    assert (len(again._n_supervised), len(again._encoded)) == (3, 2)
+
+
 @pytest.mark.parametrize(("asked", "tokens"), [(None, 96), (96, 96), (40, 40)])
 def test_max_tokens_is_at_most_the_models_positions(
     inputs: Callable[..., Inputs], asked: int | None, tokens: int

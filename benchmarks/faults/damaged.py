@@ -62,39 +62,50 @@ def main() -> None:
 def mended(
     what: str, damages: list[Damage], folder: Path, data: list[str], calm: Path, settings: tuple[str, ...]
 ) -> bool:
-    """Do damage to a copy of the finished workspace, then do what one is told; a row of the table."""
+    """Do damage to a copy of the finished workspace, then do what one is told until it finishes; a row of the table."""
     shutil.rmtree(folder, ignore_errors=True)
     workspace, out = folder / "ws", folder / "out"
     shutil.copytree(calm / "ws", workspace)
     for pattern, harm in damages:
         found = sorted(workspace.glob(pattern))
         harm(found[len(found) // 2])
-        if not pattern.startswith("similarity"):
-            # which would serve in place of what is damaged
-            for path in workspace.glob("similarity/*" if len(damages) == 1 else "nothing"):
-                path.unlink()
-    code, stderr = small_run.tamis("select", data, workspace, out, *settings)
-    stopped, sentence = outcome(code, stderr)
-    said = sentence.replace(f"{workspace}/", "").removeprefix("tamis: ") if code else "finishes"
-    print(f"  {what}: {said}")
-    words = [sys.executable, "-m", "tamis.cli", "verify", str(workspace)]
-    verified = subprocess.run(words, capture_output=True, text=True, check=False, env=small_run.environment())
-    print("  verify: " + verified.stdout.replace(f"{workspace}/", "").strip().replace("\n", "\n          "))
-    for pattern, _ in damages:  # what cannot be set aside is to be removed by hand, says the sentence
-        for path in sorted(workspace.glob(pattern)):
-            if f"damaged: {path}:" in verified.stdout:
-                shutil.rmtree(path.parent)
-    code, stderr = small_run.tamis("select", data, workspace, out, *settings)
+    if not any(pattern.startswith("similarity") for pattern, _ in damages):
+        for path in workspace.glob("similarity/*"):  # which would serve in place of what is damaged
+            path.unlink()
+    said, good = [], True
+    for _ in range(2 * len(damages) + 1):
+        code, stderr = small_run.tamis("select", data, workspace, out, *settings)
+        if code == 0:
+            break
+        stopped, sentence = outcome(code, stderr)
+        good &= stopped
+        said.append(sentence.replace(f"{workspace}/", "").removeprefix("tamis: "))
+        print(f"  {what}: {said[-1]}")
+        do_as_told(workspace)
+    n_left = len(do_as_told(workspace))
     identical = code == 0 and small_run.same(calm, workspace, out)
     if not identical:
         print(stderr[-2000:])
-    n_named = verified.stdout.count("damaged: ")
     return row(
         what,
-        f"{said}; verify names {n_named}",
+        " Then: ".join(said) or f"finishes; `tamis verify` names {n_left} damaged",
         "identical" if identical else "NOT identical",
-        identical and (stopped or said == "finishes") and n_named == len(damages),
+        identical and good,
     )
+
+
+def do_as_told(workspace: Path) -> list[Path]:
+    """`tamis verify`, and what its words ask for; the files or folders it named."""
+    words = [sys.executable, "-m", "tamis.cli", "verify", str(workspace)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=small_run.environment())
+    print("    verify: " + done.stdout.replace(f"{workspace}/", "").strip().replace("\n", "\n            "))
+    named = [Path(line.split(": ")[1]) for line in done.stdout.splitlines() if line.startswith("damaged: ")]
+    for path in named:
+        if path.name == "recipe.json":
+            path.unlink()  # "Delete this file"
+        elif path.parent.parent.name == "checkpoints":
+            shutil.rmtree(path)  # "remove the folder"
+    return named
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.faults import small_run
-from benchmarks.faults.small_run import WORKERS, expected, left_behind, make_data, n_pool_shards, row, same, started
+from benchmarks.faults.small_run import WORKERS, expected, make_data, n_pool_shards, row, same, started
 
 PORT = 6397
+WARM_UP = 0.0  # in place of a share: as soon as the first epoch is there
 SECONDS = 30.0  # for Ray's processes to notice; on a busy machine they need a while
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         folder = Path(name)
         data = make_data(folder / "data")
         calm = expected(data, folder / "calm")
-        good.append(stopped(folder / "killed", data, calm, signal.SIGKILL, (0.2, 0.5, 0.8), WORKERS))
+        good.append(stopped(folder / "killed", data, calm, signal.SIGKILL, (WARM_UP, 0.2, 0.5, 0.8), WORKERS))
         good.append(stopped(folder / "interrupted", data, calm, signal.SIGINT, (0.4,), WORKERS))
         with cluster() as address:
             settings = (f"engine.address={address}", *WORKERS)
@@ -39,13 +40,18 @@ def stopped(
     folder: Path, data: list[str], calm: Path, by: signal.Signals, shares: tuple[float, ...], settings: tuple[str, ...]
 ) -> bool:
     """Stop a run by a signal when these shares of its shards are there, then let it finish; a row of the table."""
-    workspace, n_shards = small_run.warmed_up(calm, folder / "ws"), n_pool_shards(calm / "ws")
+    workspace, n_shards = folder / "ws", n_pool_shards(calm / "ws")
+    if WARM_UP not in shares:
+        small_run.warmed_up(calm, workspace)
     others = {process.pid for process in small_run.marked()}  # a cluster that lives on
     kept: dict[str, int] = {}
     happened, good = [], True
     for share in shares:
         process = started("select", data, workspace, folder / "out", *settings)
-        reached = small_run.wait_for_shards(workspace, round(share * n_shards), process)
+        if share == WARM_UP:
+            reached = small_run.wait_until(lambda: any(workspace.glob("checkpoints/*/epoch-1")), process)
+        else:
+            reached = small_run.wait_for_shards(workspace, round(share * n_shards), process)
         process.send_signal(by)
         _, stderr = process.communicate()
         code = process.returncode
@@ -61,7 +67,7 @@ def stopped(
             right = code == -signal.SIGKILL
         good &= reached and right and untouched and not left
         happened.append(
-            f"stopped at {n_pool_shards(workspace)} of {n_shards} shards"
+            ("stopped in the warm-up" if share == WARM_UP else f"at {n_pool_shards(workspace)} of {n_shards} shards")
             + (f", LEFT BEHIND: {left}" if left else "")
             + ("" if untouched else ", EARLIER SHARDS TOUCHED")
         )
@@ -103,8 +109,7 @@ def cluster() -> Iterator[str]:
         yield f"127.0.0.1:{PORT}"
     finally:
         for process in small_run.marked():  # `ray stop` would end the clusters of others as well
-            process.terminate()
-        left_behind(10)
+            process.kill()
 
 
 if __name__ == "__main__":

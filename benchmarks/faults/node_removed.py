@@ -6,11 +6,12 @@ Shows, with simulated nodes (ray.cluster_utils: raylets of their own on this hos
 are those of an undisturbed run of this process alone, and only the shards in flight are begun twice.
 """
 
+import os
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,38 +97,36 @@ def changed_mid_run(
     import ray
     from ray.cluster_utils import Cluster
 
+    os.environ.update({"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"})
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES})
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(1 if comes else 2)]
-    workspace = Path(config.workspace)
-    ended = threading.Event()
-
-    def change() -> None:
-        while not ended.wait(0.02):
-            if small_run.n_pool_shards(workspace) >= n_shards:
-                if comes:
-                    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
-                else:
-                    cluster.remove_node(nodes[1], allow_graceful=False)
-                return
-
-    watch = threading.Thread(target=change)
-    try:
-        folder.mkdir(parents=True)
-        engine = Noted(RayEngine(cluster.address, workers, 1, "cpu"), folder, seconds)
-        watch.start()
-        run = Pipeline(config, None, engine)
-        selection = run.pick()
-        if config.out is not None:
-            run.write(selection)
-        if watch.is_alive():
-            raise RuntimeError("the run was over before the cluster changed")
-    finally:
-        ended.set()
-        watch.join()
-        ray.shutdown()  # type: ignore[no-untyped-call]
-        cluster.shutdown()
+    folder.mkdir(parents=True)
+    engine = Noted(RayEngine(cluster.address, workers, threads=1, device="cpu"), folder, seconds)
+    with ThreadPoolExecutor(1) as thread:  # nodes are started in the main thread alone: they handle signals
+        try:
+            running = thread.submit(_select, config, engine)
+            while small_run.n_pool_shards(Path(config.workspace)) < n_shards:
+                if running.done():
+                    raise running.exception() or RuntimeError("the run was over before the cluster changed")
+                time.sleep(0.02)
+            if comes:
+                cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+            else:
+                cluster.remove_node(nodes[1], allow_graceful=False)
+            selection = running.result()
+        finally:
+            ray.shutdown()
+            cluster.shutdown()  # type: ignore[no-untyped-call]
     tasks, by_node = engine.begun()
     return Run(tasks.total(), tasks.total() - len(tasks), dict(by_node), selection)
+
+
+def _select(config: Config, engine: Noted) -> Selection:
+    run = Pipeline(config, None, engine)
+    selection = run.pick()
+    if config.out is not None:
+        run.write(selection)
+    return selection
 
 
 def main() -> None:
@@ -142,8 +141,8 @@ def main() -> None:
             workspace = small_run.warmed_up(calm, here / "ws")
             asked = {"workspace": str(workspace), "out": str(here / "out")}
             config = load_config(calm / "out" / "config.yaml", asked)
-            workers = (1, 2) if comes else (2, 2)
-            run = changed_mid_run(config, here / "begun", n_shards // 3, workers, comes=comes, seconds=0.3)
+            workers, pause = ((1, 2), 2.0) if comes else ((2, 2), 0.3)  # a further worker needs seconds to start
+            run = changed_mid_run(config, here / "begun", n_shards // 3, workers, comes=comes, seconds=pause)
             identical = small_run.same(calm, workspace, here / "out")
             few = run.n_twice <= 2
             good.append(

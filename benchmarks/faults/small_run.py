@@ -57,9 +57,10 @@ def tamis(command: str, data: list[str], workspace: Path, out: Path, *settings: 
 
 
 def environment() -> dict[str, str]:
-    """Of all that a script starts: one thread, and a mark by which `left_behind` knows it."""
-    os.environ.setdefault(_MARK, uuid.uuid4().hex)
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    """Of all that a script starts: one thread, a mark by which `left_behind` knows it, Ray's token of its own."""
+    mark = os.environ.setdefault(_MARK, uuid.uuid4().hex)
+    ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": mark, "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **ray}
 
 
 def expected(data: list[str], folder: Path) -> Path:
@@ -124,6 +125,7 @@ def unfinished(folder: Path) -> list[str]:
 def row(fault: str, happened: str, result: str, good: bool) -> bool:
     """Print a row of the fault table, which `python -m benchmarks.faults` collects; gives `good` back."""
     cells = [" ".join(cell.split()).replace("|", "\\|") for cell in (fault, happened, result)]
+    cells = [re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1…", cell) for cell in cells]
     print(f"| {' | '.join(cells)} | {'yes' if good else '**no**'} |", flush=True)
     return good
 

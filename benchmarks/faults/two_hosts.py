@@ -125,7 +125,7 @@ def main() -> None:
                 start = time.monotonic()
                 process = small_run.started("select", data, workspace, here / "out", *settings, within=first.within)
                 under_way = small_run.wait_for_shards(workspace, n_shards // 3, process)
-                at_work = sum("ray::" in worker.name() for worker in second.processes())
+                at_work = sum("MapWorker" in worker.name() for worker in second.processes())
                 n_there = small_run.n_pool_shards(workspace)
                 if accident is not None:
                     accident(second)

@@ -21,11 +21,11 @@ from tamis.commands.common import (
     arguments,
     fields,
     guard,
-    here,
     shown,
 )
 from tamis.commands.store import app as store_app
 from tamis.errors import InputError, printable
+from tamis.remote import local_only
 
 if TYPE_CHECKING:
     from tamis.pipeline import Pipeline
@@ -261,9 +261,7 @@ app.add_typer(store_app, name="store")
 
 @app.command()
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", parser=here, metavar="PATH", help="folder for data, workspace and report")
-    ] = Path("demo"),
+    out: Annotated[str, typer.Option("--out", help="folder for data, workspace and report")] = "demo",
     skill: Annotated[str | None, typer.Option("--skill", help="the wanted skill")] = None,
     learner: Annotated[str, typer.Option("--learner", help="the model that is trained: small or larger")] = "small",
     progress: ProgressKind = "auto",
@@ -277,7 +275,7 @@ def demo(
 
         if learner not in MODELS:
             raise InputError(f"--learner: expected {' or '.join(MODELS)}, got {learner!r}")
-        typer.echo(run_demo(out, skill, make(progress), learner))  # type: ignore[arg-type]
+        typer.echo(run_demo(local_only(out, "a demo"), skill, make(progress), learner))  # type: ignore[arg-type]
 
     guard(show)
 

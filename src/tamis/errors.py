@@ -28,6 +28,10 @@ class DamagedError(StoreError):
     """A cached file fails its checksum or cannot be read; `tamis verify` names it and sets it aside."""
 
 
+class RemoteError(TamisError):
+    """A URL cannot be read or written: the server is away, refuses, or is not known. Nothing that is there is damaged."""
+
+
 class EngineError(TamisError):
     """The workers of a run cannot be reached, or were lost too often."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from fractions import Fraction
@@ -27,6 +28,7 @@ from tamis.settings import DataConfig
 
 MAX_TOKENS = 2048
 _N_ENCODED = 65_536  # rows whose tokens are kept at once: some 100 MB
+_N_COUNTED = 1 << 19  # rows whose number of supervised tokens is kept at once: some 150 MB
 
 
 def digest(*parts: Any) -> str:
@@ -58,8 +60,9 @@ class Inputs:
 
     def __init__(self, config: Config, note: Callable[[str], None]) -> None:
         self._config, self._note = config, note
-        self._encoded: dict[str, Encoded | str] = {}
-        self._n_supervised: dict[str, int] = {}
+        # Ordered: a dict gets slower the more of its first entries are gone
+        self._encoded: OrderedDict[str, Encoded | str] = OrderedDict()
+        self._n_supervised: OrderedDict[str, int] = OrderedDict()
         self._skipped: dict[str, list[tuple[str, int, str]]] = {}
         self._kept: dict[str, list[tuple[str, int, str]]] = {}
         self.rejected: list[Rejected] = []
@@ -237,7 +240,7 @@ class Inputs:
             except ChatError as error:
                 self._encoded[example.id] = str(error)
             if len(self._encoded) > _N_ENCODED:
-                del self._encoded[next(iter(self._encoded))]
+                self._encoded.popitem(last=False)
         return self._encoded[example.id]
 
     def n_supervised(self, example: Example) -> int:
@@ -245,6 +248,8 @@ class Inputs:
         if example.id not in self._n_supervised:
             encoded = self.encode(example)
             self._n_supervised[example.id] = 0 if isinstance(encoded, str) else encoded.n_supervised
+            if len(self._n_supervised) > _N_COUNTED:
+                self._n_supervised.popitem(last=False)
         return self._n_supervised[example.id]
 
     def warmup_rows(self, config: Config | None = None) -> list[tuple[Example, Encoded]]:

@@ -157,9 +157,7 @@ def _multiplier(
     def work(task: tuple[int, FeatureStore, list[Any]], _: Told) -> np.ndarray:
         checkpoint, store, shards = task
         blocks = [
-            block
-            for path, n_rows, rows in shards
-            for _, block in products(weighted[checkpoint], store.part(path, n_rows, rows, normalized))
+            block for rows in store.parts(shards, normalized) for _, block in products(weighted[checkpoint], rows)
         ]
         return np.concatenate(blocks, axis=1)
 

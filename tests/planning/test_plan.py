@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from tamis.config import load_config
+from tamis.data.example import Example, Message
+from tamis.data.pool import Pool
 from tamis.errors import InputError, ModelError
 from tamis.planning import Plan, rows
 from tamis.planning import plan as make
 from tamis.planning.after import line
 from tamis.planning.probe import evenly
 from tamis.planning.rows import lengths_of
+from tamis.representations.sentence import Words
 from tamis.store import files
 
 Planner = Callable[..., Plan]
@@ -43,7 +46,7 @@ def test_a_plan_of_less_names_every_stage_and_foretells_the_bytes(
     ]
     by_name = _stages(plan)
     assert all(stage.seconds > 0 for stage in plan.stages)
-    assert by_name["warm up"].n_rows == 2 * 9  # half of 18, twice
+    assert by_name["warm up"].n_rows == 2 * 10  # half of 20, twice
     assert by_name["pool features 2/2"].n_rows == 20
     assert by_name["target features 1/2"].n_rows == 4
     assert by_name["write"].n_rows == 6
@@ -155,7 +158,7 @@ def test_workers_share_the_features_and_the_bill(settings: dict[str, Any], tmp_p
 
 
 def test_limit_and_budget_are_heeded(planned: Planner) -> None:
-    plan = planned(data__limit=5, pick__budget="30tok")
+    plan = planned(data__limit=5, pick__budget="8tok")
     assert plan.pool.n_rows == 5
     assert 1 <= _stages(plan)["write"].n_rows < 5
 
@@ -172,20 +175,23 @@ def test_the_plan_as_json_has_all_of_it(planned: Planner) -> None:
 # ---- samples -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_stands_for_the_pool_within_its_error(settings: dict[str, Any]) -> None:
-    from tamis.inputs import Inputs
+def test_a_sample_stands_for_the_pool_within_its_error() -> None:
+    lengths = np.random.default_rng(0).integers(5, 500, 600).tolist()
+    pool = Pool.of(Example.of([Message("user", f"{n} {i}")], source="", row=n) for i, n in enumerate(lengths))
 
-    inputs = Inputs(load_config(None, settings), lambda _: None)
-    everything = lengths_of(inputs.pool, inputs.encode, 0)
+    def read(example: Example) -> Words:
+        return Words("", example.row)
+
+    everything = lengths_of(pool, read, 0)
     assert everything.is_exact
-    assert everything.standard_error == 0
-    within = 0
-    for seed in range(40):
-        some = lengths_of(inputs.pool, inputs.encode, seed, n_sample=10)
-        assert len(some.items) == 10
-        assert some.n_rows == everything.n_rows
-        within += abs(some.n_tokens - everything.n_tokens) <= 2 * some.standard_error
-    assert within >= 34
+    assert (everything.n_tokens, everything.standard_error) == (sum(lengths), 0)
+    errors = []
+    for seed in range(100):
+        some = lengths_of(pool, read, seed, n_sample=150)
+        assert (some.n_rows, len(some.items)) == (600, 150)
+        errors.append((some.n_tokens - sum(lengths)) / some.standard_error)
+    assert 0.8 < np.std(errors) < 1.2  # they are standard errors
+    assert abs(np.mean(errors)) < 0.3
 
 
 def test_a_large_pool_is_planned_from_a_sample(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 def test_weights_that_do_not_fit_are_not_loaded(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
     with pytest.raises(
-        InputError, match=r"its weights take .* of memory, and 0 MB are free: .*model\.quantization=4bit"
+        InputError, match=r"its weights take .* of memory, and 1.0 kB are free: .*model\.quantization=4bit"
     ):
         planned()
 
@@ -32,7 +32,7 @@ def test_weights_that_do_not_fit_are_not_loaded(planned: Planner, monkeypatch: p
 def test_too_little_memory_names_what_takes_most(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 50_000_000)
     (refused,) = planned().refused
-    assert "of memory, and 50 MB are free: set a smaller represent.batch_tokens" in refused
+    assert "of memory, and 50.0 MB are free: set a smaller represent.batch_tokens" in refused
     monkeypatch.setattr(memory, "SHARD_CELL_BYTES", 10**9)
     (refused,) = planned().refused
     assert "set a smaller represent.shard_rows or represent.dim" in refused

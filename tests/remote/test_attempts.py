@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tamis.errors import InputError, StoreError
+from tamis.errors import RemoteError
 from tamis.remote import RemotePath, attempts
 from tamis.remote.attempts import attempt, is_passing
 
@@ -94,12 +94,12 @@ def test_waits_grow_to_a_limit_and_are_not_all_alike(waits: list[float]) -> None
     assert len(set(waits)) == 12
 
 
-def test_a_server_that_stays_away_is_told_of_and_given_up(
-    waits: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_stays_away_is_told_of_and_given_up(waits: list[float], caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(StoreError, match=r"s3://b/x: no good answer for 300 seconds \(said no\).*the same command goes"),
+        pytest.raises(
+            RemoteError, match=r"s3://b/x: no good answer for 300 seconds \(said no\).*the same command goes"
+        ),
     ):
         attempt("s3://b/x", failing(10**6, ConnectionError("said no")))
     assert 300 - 15 <= sum(waits) <= 300
@@ -110,10 +110,10 @@ def test_a_server_that_stays_away_is_told_of_and_given_up(
 
 def test_what_will_not_pass_is_said_at_once(waits: list[float]) -> None:
     for error, kind, said in (
-        (PermissionError("Forbidden"), InputError, r"access denied \(Forbidden\). Check the name"),
-        (of_s3(400), StoreError, r"the server refuses \(.*said the server\)"),
-        (NotImplementedError("no writing"), InputError, r"s3:// cannot do this \(no writing\)"),
-        (ValueError("bad name"), InputError, r"cannot be used \(bad name\)"),
+        (PermissionError("Forbidden"), RemoteError, r"access denied \(Forbidden\). Check the name"),
+        (of_s3(400), RemoteError, r"the server refuses \(.*said the server\)"),
+        (NotImplementedError("no writing"), RemoteError, r"s3:// cannot do this \(no writing\)"),
+        (ValueError("bad name"), RemoteError, r"cannot be used \(bad name\)"),
         (FileNotFoundError("not here"), FileNotFoundError, "not here"),
         (TypeError("a mistake"), TypeError, "a mistake"),
     ):

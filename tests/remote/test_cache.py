@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tamis.errors import InputError
+from tamis.errors import RemoteError
 from tamis.remote import RemotePath, cache, local
 
 
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_used(told: Any, environment: pytest.MonkeyPatch
     (tmp_path / "file").write_bytes(b"")
     environment.setenv("TAMIS_CACHE", str(tmp_path / "file"))
     RemotePath("told://b/x").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"file: copies of remote files cannot be kept there .* set TAMIS_CACHE"):
+    with pytest.raises(RemoteError, match=r"file: copies of remote files cannot be kept there .* set TAMIS_CACHE"):
         local(RemotePath("told://b/x"))
 
 

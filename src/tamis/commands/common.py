@@ -4,14 +4,12 @@ import errno
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tamis.errors import InputError, TamisError, printable
-from tamis.remote import is_url
 
 if TYPE_CHECKING:
     from tamis.progress import Progress
@@ -30,13 +28,6 @@ RemoteCode = Annotated[
     bool | None, typer.Option("--trust-remote-code", help="run code that comes with the model", show_default=False)
 ]
 ProgressKind = Annotated[str, typer.Option("--progress", help="auto, bar, plain or json")]
-
-
-def here(text: str) -> Path:
-    """A path of this machine, for what other libraries write or read in place; a URL is refused."""
-    if is_url(str(text)):
-        raise typer.BadParameter(f"expected a local path, got {text}: copy that folder here, and name the copy")
-    return Path(text)
 
 
 def fields(pairs: list[str]) -> dict[str, list[str]]:

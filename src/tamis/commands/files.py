@@ -2,14 +2,13 @@
 
 import itertools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tamis.commands.common import FieldColumns, FormatName, ModelName, RemoteCode, Template, fields, guard, here
+from tamis.commands.common import FieldColumns, FormatName, ModelName, RemoteCode, Template, fields, guard
 from tamis.errors import InputError, printable
-from tamis.remote import locate
+from tamis.remote import local_only, locate
 
 
 def inspect(
@@ -84,9 +83,7 @@ def _inspect(file: str, overrides: dict[str, Any], n_rows: int, n_bad: int, toke
 
 def compare(
     selections: Annotated[list[str], typer.Argument(help="folders of selections, each FOLDER or NAME=FOLDER")],
-    out: Annotated[
-        Path | None, typer.Option("--out", parser=here, metavar="PATH", help="folder for table, heat maps and page")
-    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="folder for table, heat maps and page")] = None,
 ) -> None:
     """Tell how far selections agree, two by two: shared picks, ranks, and scores over the whole pool."""
 
@@ -94,15 +91,16 @@ def compare(
         from tamis import agreement
         from tamis.report.pages import check_place
 
-        if out is not None:
-            check_place(out)
+        folder = None if out is None else local_only(out, "a comparison")
+        if folder is not None:
+            check_place(folder)
         read = agreement.read_selections(selections)
         pairs = agreement.compare(read)
         _show(agreement.lines(pairs))
-        if out is not None:
-            agreement.write(out, read, pairs)
+        if folder is not None:
+            agreement.write(folder, read, pairs)
             files = "agreement.csv, agreement.svg, .png and .pdf, report.html, manifest.json"
-            typer.echo(f"written to {printable(str(out))}: {files}")
+            typer.echo(f"written to {printable(str(folder))}: {files}")
 
     guard(show)
 

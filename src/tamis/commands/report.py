@@ -5,29 +5,21 @@ from typing import Annotated
 
 import typer
 
-from tamis.commands.common import guard, here
+from tamis.commands.common import guard
 from tamis.errors import InputError, printable
+from tamis.remote import local_only
 
 
 def report(
-    folder: Annotated[
-        Path,
-        typer.Argument(parser=here, metavar="FOLDER", help="a study, a selection, or a folder of result tables (CSV)"),
-    ],
+    folder: Annotated[str, typer.Argument(help="a study, a selection, or a folder of result tables (CSV)")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            parser=here,
-            metavar="PATH",
-            help="folder to write to (default: into a study; beside result tables)",
-        ),
+        str | None, typer.Option("--out", help="folder to write to (default: into a study; beside result tables)")
     ] = None,
 ) -> None:
     """Make the report of a folder anew: report.html, figures as SVG, PNG and PDF, tables as CSV."""
 
     def show() -> None:
-        for line in _made(folder, out):
+        for line in _made(local_only(folder, "a report"), None if out is None else local_only(out, "a report")):
             typer.echo(printable(line))
 
     guard(show)

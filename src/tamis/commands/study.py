@@ -29,7 +29,7 @@ def study(
         path, overrides = arguments(settings)
         flags = {"out": out, "workspace": workspace, "model.device": device}
         config = load_study(path, {**overrides, **{key: value for key, value in flags.items() if value is not None}})
-        out_folder = local_only(config.out or "study", "a study's folder")
+        out_folder = local_only(config.out or "study", "a study")
         for line in Study(config, shown(progress)).run(out_folder):
             typer.echo(printable(line))
         typer.echo(

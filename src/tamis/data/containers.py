@@ -20,7 +20,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import parse_qsl
 
 from tamis.data.lines import BadRow, Line, json_rows
@@ -127,7 +127,7 @@ def _stream(path: str) -> Any:
     return where.open("rb")
 
 
-def _csv_rows(path: str, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, Line]]:
+def _csv_rows(path: str, file: Any, delimiter: str) -> Iterator[tuple[int, Line]]:
     csv.field_size_limit(2**31 - 1)  # the default cuts at 131,072 characters
     # Bytes that are not UTF-8 pass through, and are found row by row
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")

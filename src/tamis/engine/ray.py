@@ -114,6 +114,8 @@ def _started(engine: RayEngine) -> Any:
                 f"engine.workers and engine.threads_per_worker need {n_cpus} CPUs, this host has {os.cpu_count()}: "
                 "lower them, or say engine.address"
             )
+        # What a cluster says of a lost node goes to stdout, whatever log_to_driver says
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         try:
             with _without_stderr():  # which Ray tells that it was told to be quiet
                 ray.init(
@@ -124,7 +126,10 @@ def _started(engine: RayEngine) -> Any:
                 )
         except (ConnectionError, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split())[:300]
-            raise EngineError(f"engine.address: expected a Ray cluster at {address}, got no answer ({said})") from error
+            token = "; one that asks for a token needs RAY_AUTH_MODE=token here and its head's ~/.ray/auth_token"
+            raise EngineError(
+                f"engine.address: expected a Ray cluster at {address}, got no answer ({said}){token * (':' in address)}"
+            ) from error
     return ray
 
 

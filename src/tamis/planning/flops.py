@@ -134,7 +134,7 @@ def selector_flops(
     if selector == "facility_location":
         return products * n_pool
     if selector == "knn_kde":
-        near = min(n_pool, max(1, n_targets) * min(n_pool, int(options.get("n_neighbors", 5000))))
+        near = min(n_pool, max(1, n_targets) * max(2, min(int(options.get("n_neighbors", 5000)), n_pool // 10)))
         return 2.0 * near * near * dim + cells
     if selector == "unbalanced_transport":
         return 400.0 * cells

@@ -36,7 +36,7 @@ def check_weights(config: Config, n_bytes: int, device: torch.device | None) -> 
     if n_bytes > free:
         full = ", or warmup.tuning=lora" if config.warmup.tuning == "full" else ""
         raise InputError(
-            f"{config.model.name}: its weights take {gigabytes(n_bytes)} of {where}, and {gigabytes(free)} are free: "
+            f"{config.model.name}: its weights take {size(n_bytes)} of {where}, and {size(free)} are free: "
             f"{_REMEDIES['weights']}{full}"
         )
 
@@ -45,14 +45,14 @@ def refusals(plan: Plan, parts: Mapping[str, int]) -> Iterator[str]:
     """A sentence for each limit that the plan is above. parts: what takes the memory of one process."""
     if plan.host_bytes > plan.host_free:
         yield (
-            f"the run takes {gigabytes(plan.host_bytes)} of memory, and {gigabytes(plan.host_free)} are free: "
+            f"the run takes {size(plan.host_bytes)} of memory, and {size(plan.host_free)} are free: "
             + (f"set fewer engine.workers (it is {plan.n_workers}), or " if plan.n_workers > 1 else "")
             + _remedy(plan.host_bytes // plan.n_workers, parts)
         )
     if plan.gpu_bytes is not None and plan.gpu_free is not None and plan.gpu_bytes > plan.gpu_free:
         on_gpu = {name: n_bytes for name, n_bytes in parts.items() if name == "weights"}
         yield (
-            f"the run takes {gigabytes(plan.gpu_bytes)} of GPU memory, and {gigabytes(plan.gpu_free)} are free: "
+            f"the run takes {size(plan.gpu_bytes)} of GPU memory, and {size(plan.gpu_free)} are free: "
             + _remedy(plan.gpu_bytes, on_gpu)
         )
     for place in plan.disk:
@@ -64,8 +64,8 @@ def no_room(place: Place) -> str:
     """Of a file system with less room than is needed."""
     most = max(place.used_by, key=lambda what: place.used_by[what])
     return (
-        f"{place.folder}: the run writes {gigabytes(place.needed)} there ({most}: {gigabytes(place.used_by[most])}), "
-        f"and {gigabytes(place.free)} are free: free some, or {_DISK_REMEDIES[most]}"
+        f"{place.folder}: the run writes {size(place.needed)} there ({most}: {size(place.used_by[most])}), "
+        f"and {size(place.free)} are free: free some, or {_DISK_REMEDIES[most]}"
     )
 
 
@@ -75,6 +75,9 @@ def _remedy(n_bytes: int, parts: Mapping[str, int]) -> str:
     return _REMEDIES[max(sizes, key=lambda part: sizes[part])]
 
 
-def gigabytes(n_bytes: float) -> str:
-    """3.2 GB, or 12 MB where it is less than half of one."""
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 5e8 else f"{n_bytes / 1e6:,.0f} MB"
+def size(n_bytes: int) -> str:
+    """3.2 GB: decimal units."""
+    for unit, divisor in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= divisor:
+            return f"{n_bytes / divisor:,.1f} {unit}"
+    return f"{n_bytes / 1e3:,.1f} kB"

@@ -18,9 +18,9 @@ from tamis.planning.limits import refusals
 from tamis.planning.rest import LARGE, rest, texts_bytes
 from tamis.planning.rows import Lengths
 from tamis.planning.seen import Seen, look
-from tamis.planning.stages import Paces, features, warming_up
+from tamis.planning.stages import OF_FEATURES, OF_WARM_UP, Paces, features, warming_up
 from tamis.progress import Progress
-from tamis.remote import is_url
+from tamis.remote import is_url, locate
 from tamis.representations.compute import Recipe
 
 MAX_PROBE_SECONDS = 30.0
@@ -40,7 +40,7 @@ def plan(
     """What `select` with these settings will take. See the package's page.
 
     price           of an hour of one worker's machine
-    probe_seconds   for all that is measured; loading a model and a first batch always run to their end
+    probe_seconds   for all that is measured; half as many again where the machine is so slow that little fits
     start_seconds   that the program took to start, as the run will
 
     What does not fit is in `Plan.refused`. InputError for a price or a number of seconds out of range, a pool that
@@ -55,7 +55,7 @@ def plan(
         scratch = Path(folder)
         warm_up, checkpoints, probed = warming_up(seen, scratch, probe_seconds)
         of_target, of_pool = (seen.recipes(what, checkpoints) for what in ("target", "pool"))
-        paces = Paces(seen, probe_seconds)
+        paces = Paces(seen, probe_seconds * (OF_FEATURES if probed else OF_FEATURES + OF_WARM_UP))
         with _threads_of_a_worker(config):
             pool = features(seen, "pool", of_pool, paces)
             target = features(seen, "target", of_target, paces)  # after the pool's, whose pace it shares
@@ -114,8 +114,10 @@ def _added_up(seen: Seen, stages: tuple[Stage, ...], recipes: Sequence[Recipe], 
 def _disk(config: Config, stages: Sequence[Stage]) -> list[Place]:
     """The file systems that are written to, as far as they are this host's."""
     folders = {"texts": str(temporary_folder()), "out": config.out or "."}
-    needs = [(s.writes, folders.get(s.writes, config.workspace), s.disk_bytes + s.passing_bytes) for s in stages]
-    return places([(what, Path(folder), n_bytes) for what, folder, n_bytes in needs if not is_url(folder)])
+    needs = [
+        (s.writes, locate(folders.get(s.writes, config.workspace)), s.disk_bytes + s.passing_bytes) for s in stages
+    ]
+    return places([(what, folder, n_bytes) for what, folder, n_bytes in needs if isinstance(folder, Path)])
 
 
 def _tokens(found: Lengths) -> Tokens:

@@ -24,7 +24,7 @@ from tamis.store import FeatureStore
 from tamis.warming import adapter, hyperparameters
 
 _MOST_CELLS = 1 << 26  # numbers of features that are made up: 256 MB
-_SLOWEST_STEPS = 3  # of a training that must fit the probe's seconds
+_FEWEST, _PATIENCE = 4, 1.5  # so many steps, or batches, are timed, if that takes no longer than this × the seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,11 @@ def probe_warm_up(
     train(model, longest, replace(settings, batch_size=micro, micro_batch_size=micro), folder / "first")
     slow = time.perf_counter() - start
     left = seconds - (time.perf_counter() - began)
-    n_micro = max(1, min(warmup.batch_size // micro, int(left / slow / _SLOWEST_STEPS)))
+    n_micro = max(1, min(warmup.batch_size // micro, int(left / slow / _FEWEST)))
     order = np.random.default_rng(config.seed).permutation(len(items))
     rows = [items[i] for i in order]
-    pace = _steps(model, rows, replace(settings, batch_size=micro * n_micro, micro_batch_size=micro), folder, left)
+    settings = replace(settings, batch_size=micro * n_micro, micro_batch_size=micro)
+    pace = _steps(model, rows, settings, folder, max(left, seconds / 2))
     start = time.perf_counter()
     made = save_untrained(
         folder / "epoch-0", model.eval(), mean_learning_rate=warmup.learning_rate, base_digest=inputs.base_digest
@@ -100,7 +101,7 @@ def _steps(model: Any, rows: Sequence[Any], settings: TrainSettings, folder: Pat
         if not n_tokens:
             return  # it is told of what was done before: nothing
         ends.append(time.perf_counter() - start)
-        if ends[-1] * (len(ends) + 1) / len(ends) > seconds:
+        if _is_enough(ends[-1], len(ends), seconds):
             raise _EnoughError
 
     with suppress(_EnoughError):
@@ -135,13 +136,14 @@ def probe_features(
         max(range(len(batches)), key=lambda i: loads[i].n_supervised),
     }
     worst = wall = cpu = n_tokens = 0.0
+    n_timed = 0
     try:
         for place in heaviest:
             worst = max(worst, _timed(batch_rows, batches[place])[0] / loads[place].n_padded)
         for place in evenly(sorted(range(len(batches)), key=lambda i: loads[i].squares / loads[i].n_padded)):
-            if time.perf_counter() - start > seconds:
+            if _is_enough(time.perf_counter() - start, n_timed, seconds):
                 break
-            spent = _timed(batch_rows, batches[place])
+            spent, n_timed = _timed(batch_rows, batches[place]), n_timed + 1
             wall, cpu, n_tokens = wall + spent[0], cpu + spent[1], n_tokens + loads[place].n_padded
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -153,6 +155,11 @@ def probe_features(
         ) from error
     del held
     return Pace(loading, wall / n_tokens if n_tokens else worst, round(n_tokens), wall, cpu)
+
+
+def _is_enough(elapsed: float, n_timed: int, seconds: float) -> bool:
+    """Whether a probe ends here: its time is up, or half as much again where too few were timed."""
+    return elapsed > (seconds if n_timed >= _FEWEST else _PATIENCE * seconds)
 
 
 def _timed(batch_rows: BatchRows, batch: Sequence[Any]) -> tuple[float, float]:

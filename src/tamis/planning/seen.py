@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from tamis.data.pool import Pool
 from tamis.data.selection import check_free
 from tamis.engine.local import LocalEngine
 from tamis.errors import InputError
+from tamis.inputs import Inputs
 from tamis.methods import REPRESENTATIONS, SELECTORS
 from tamis.model.checkpoint import Checkpoint
 from tamis.model.load import resolve_device, resolve_dtype
@@ -22,7 +22,8 @@ from tamis.planning import memory
 from tamis.planning.flops import Shape, shape_of
 from tamis.planning.limits import check_weights
 from tamis.planning.rows import Lengths, lengths_of
-from tamis.progress import Progress
+from tamis.progress import Progress, Silent
+from tamis.remote import locate
 from tamis.representations.compute import Recipe
 from tamis.representing import read_item
 from tamis.selectors import parse_budget
@@ -89,11 +90,13 @@ def look(config: Config, progress: Progress | None, probe_seconds: float) -> See
     InputError for what cannot be read or used; ModelError for a model whose configuration or tokenizer cannot be.
     """
     start = time.perf_counter()
-    run = Pipeline(config, progress, LocalEngine())
+    progress = progress or Silent()
+    run = Pipeline(config, None, LocalEngine(), Inputs(config, progress.note))
+    run.progress = progress  # only now: settings without effect were named when the settings were read
     name, selector = run.method.representation, SELECTORS[run.method.selector]
     makes = None if name is None or config.pick.similarity is not None else REPRESENTATIONS[name].makes
     if config.out is not None:
-        check_free(Path(config.out))
+        check_free(locate(config.out))
     parse_budget(config.pick.budget)
     if makes in ("rows", "ranking") and name not in WITHOUT_MODEL:
         _ = run.inputs.source  # without a model: an error, before anything is read

@@ -23,7 +23,7 @@ from tamis.representations.compute import Recipe
 from tamis.representations.loss import alone
 from tamis.store import files
 
-_OF_WARM_UP, _OF_FEATURES = 0.5, 0.35  # of the probe's seconds; the rest is for what comes after
+OF_WARM_UP, OF_FEATURES = 0.5, 0.35  # of the probe's seconds; the rest is for what comes after
 
 
 # ---- warm-up -------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def warming_up(seen: Seen, scratch: Path, probe_seconds: float) -> tuple[list[St
         items, scale = _trained_on(seen)
         rng, micro = np.random.default_rng(config.seed), min(warmup.micro_batch_size, warmup.batch_size)
         load = load_of([b for _ in range(n_epochs) for b in micro_batches(items, micro, rng)], scale)
-        pace, saving, made = probe_warm_up(config, seen.run.inputs, items, folder, probe_seconds * _OF_WARM_UP)
+        pace, saving, made = probe_warm_up(config, seen.run.inputs, items, folder, probe_seconds * OF_WARM_UP)
     else:
         load = Load()
         pace, saving, made = probe_untrained(config, seen.run.inputs, folder)
@@ -83,11 +83,9 @@ def _trained_on(seen: Seen) -> tuple[list[Any], float]:
 class Paces:
     """How fast the rows of each kind of recipe are made: probed once for all checkpoints, for pool and target alike."""
 
-    def __init__(self, seen: Seen, probe_seconds: float) -> None:
+    def __init__(self, seen: Seen, seconds: float) -> None:
         self._settings, self._recomputed = seen.config.represent, seen.config.warmup.activation_checkpointing
-        name = seen.run.method.representation
-        share = _OF_FEATURES if name == "gradient" else _OF_FEATURES + _OF_WARM_UP
-        self._seconds = probe_seconds * share / (2 if name == "ifd" else 1)
+        self._seconds = seconds / (2 if seen.run.method.representation == "ifd" else 1)
         self.found: dict[str, Pace] = {}
 
     def of(self, recipe: Recipe, batches: Sequence[Sequence[Any]]) -> Pace:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from tamis.planning.forecast import Plan, Stage, Tokens
-from tamis.planning.limits import gigabytes
+from tamis.planning.limits import size
 
 _UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
 
@@ -35,7 +35,7 @@ def _cells(stage: Stage) -> tuple[str, ...]:
         number(stage.n_tokens),
         scaled(stage.flops) if stage.flops else "–",
         duration(stage.seconds),
-        gigabytes(stage.disk_bytes) if stage.disk_bytes else "–",
+        size(stage.disk_bytes) if stage.disk_bytes else "–",
     )
 
 
@@ -47,14 +47,14 @@ def lines(plan: Plan) -> Iterator[str]:
     workers = f" on {plan.n_workers} workers" if plan.n_workers > 1 else ""
     cost = "" if plan.cost is None else f", {plan.cost:,.2f} at {plan.price:g} an hour"
     yield f"time: {duration(plan.seconds)}{workers}{cost}"
-    yield f"memory: up to {gigabytes(plan.host_bytes)} of {gigabytes(plan.host_free)} free" + (
+    yield f"memory: up to {size(plan.host_bytes)} of {size(plan.host_free)} free" + (
         ""
         if plan.gpu_bytes is None or plan.gpu_free is None
-        else f"; on the GPU up to {gigabytes(plan.gpu_bytes)} of {gigabytes(plan.gpu_free)} free"
+        else f"; on the GPU up to {size(plan.gpu_bytes)} of {size(plan.gpu_free)} free"
     )
     for place in plan.disk:
         what = ", ".join(place.used_by)
-        yield f"disk: up to {gigabytes(place.needed)} of {gigabytes(place.free)} free at {place.folder} ({what})"
+        yield f"disk: up to {size(place.needed)} of {size(place.free)} free at {place.folder} ({what})"
     yield "assumed:"
     for sentence in plan.assumed:
         yield f"  - {sentence}"
@@ -82,4 +82,4 @@ def duration(seconds: float) -> str:
 
 def scaled(number: float) -> str:
     """1.2T: in powers of a thousand."""
-    return next((f"{number / size:,.1f} {unit}" for unit, size in _UNITS if number >= size), f"{number:,.0f}")
+    return next((f"{number / scale:,.1f} {unit}" for unit, scale in _UNITS if number >= scale), f"{number:,.0f}")

@@ -35,5 +35,5 @@ def local_only(text: str | Path, what: str) -> Path:
     """The local path that a text means; InputError for a URL, where `what` cannot be one."""
     found = locate(str(text))
     if isinstance(found, RemotePath):
-        raise InputError(f"{found}: {what} is read and written by other libraries, and has to be a local folder")
+        raise InputError(f"{found}: expected a local folder for {what}, which is not read or written over a network")
     return found

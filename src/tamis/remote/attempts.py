@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from tamis.errors import InputError, StoreError, TamisError
+from tamis.errors import RemoteError, TamisError
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ _told = threading.Lock(), [float("-inf")]
 def attempt(url: str, do: Callable[[], T]) -> T:
     """What `do` returns; it is called again, after waits that grow, while its errors are such as pass.
 
-    FileNotFoundError and its like come out as they are, named by the URL. InputError where access is denied or no
-    credentials are found; StoreError where the server says something else, or nothing for `PATIENCE_SECONDS`.
+    FileNotFoundError and its like come out as they are, named by the URL. RemoteError where the server refuses, or says
+    nothing for `PATIENCE_SECONDS`.
     """
     start, wait = time.monotonic(), _FIRST_WAIT_SECONDS
     while True:
@@ -51,7 +51,7 @@ def attempt(url: str, do: Callable[[], T]) -> T:
             if not is_passing(error):
                 raise _explained(url, error) from error
             if seconds + wait > PATIENCE_SECONDS:
-                raise StoreError(
+                raise RemoteError(
                     f"{url}: no good answer for {PATIENCE_SECONDS:g} seconds ({said(error)}). When the server answers "
                     "again, the same command goes on from what is finished"
                 ) from error
@@ -82,18 +82,18 @@ def _explained(url: str, error: Exception) -> Exception:
     if isinstance(error, _PASSED_ON):
         return type(error)(error.errno or errno.ENOENT, said(error), url)
     if _NO_CREDENTIALS & _names(error):
-        return InputError(
+        return RemoteError(
             f"{url}: {said(error)}. Give credentials as the environment or the files of {protocol} have them (for s3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws), never in settings"
         )
     if isinstance(error, PermissionError) or _status(error) in (401, 403):
-        return InputError(f"{url}: access denied ({said(error)}). Check the name, and what these credentials may do")
+        return RemoteError(f"{url}: access denied ({said(error)}). Check the name, and what these credentials may do")
     if isinstance(error, NotImplementedError):
-        return InputError(f"{url}: {protocol}:// cannot do this ({said(error)}); give a folder or an object store")
+        return RemoteError(f"{url}: {protocol}:// cannot do this ({said(error)}); give a folder or an object store")
     if isinstance(error, ValueError) or "BotoCoreError" in _names(error):
-        return InputError(f"{url}: cannot be used ({said(error)}); check the address")
+        return RemoteError(f"{url}: cannot be used ({said(error)}); check the address")
     if isinstance(error, OSError):
-        return StoreError(f"{url}: the server refuses ({said(error)}); check the address and the server")
+        return RemoteError(f"{url}: the server refuses ({said(error)}); check the address and the server")
     return error
 
 

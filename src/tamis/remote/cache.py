@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from tamis.errors import InputError, StoreError
+from tamis.errors import RemoteError
 from tamis.remote import Place
 from tamis.remote.path import RemotePath
 from tamis.remote.processes import is_dead, machine
@@ -157,7 +157,7 @@ def _kept_there(where: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise InputError(
+        raise RemoteError(
             f"{where}: copies of remote files cannot be kept there ({error.strerror}); free some space, or set "
             "TAMIS_CACHE to another folder"
         ) from error
@@ -170,7 +170,9 @@ def _fetch(file: RemotePath, target: Path) -> None:
         for start in range(0, n_bytes, _BLOCK_BYTES):
             out.write(file.read_bytes(start, min(start + _BLOCK_BYTES, n_bytes)))
         if out.tell() != n_bytes:
-            raise StoreError(f"{file}: expected {n_bytes:,} bytes, got {out.tell():,}: it changed meanwhile; try again")
+            raise RemoteError(
+                f"{file}: expected {n_bytes:,} bytes, got {out.tell():,}: it changed meanwhile; try again"
+            )
 
 
 def _make_room(where: Path, n_bytes: int) -> None:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
-from tamis.errors import InputError
+from tamis.errors import RemoteError
 from tamis.remote.attempts import attempt, said
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ class RemotePath:
         """Nothing: a folder is there when something is in it."""
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the whole file; it is whole or absent. InputError where it cannot be, as without such a bucket."""
+        """Write the whole file; it is whole or absent. RemoteError where it cannot be, as without such a bucket."""
         self._written(lambda fs, path: fs.pipe_file(path, data))
 
     def upload(self, source: Path) -> None:
@@ -262,7 +262,7 @@ class RemotePath:
         try:
             self._ask(write)
         except FileNotFoundError as error:
-            raise InputError(
+            raise RemoteError(
                 f"{self.url}: cannot be written ({error.strerror}); make the bucket or folder, or check its name"
             ) from error
 
@@ -280,9 +280,12 @@ _TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "crea
 
 
 class RangeReader(io.RawIOBase):
-    """A file as a seekable stream of requests for parts. StoreError when it changes while it is read."""
+    """A file as a seekable stream of requests for parts. RemoteError when it changes while it is read."""
+
+    mode = "rb"
 
     def __init__(self, path: RemotePath) -> None:
+        self.name = path.url
         fresh = RemotePath(path.url)
         self._path, self._version, self._size = path, fresh.version, fresh.stat().st_size
         self._position = 0
@@ -316,12 +319,14 @@ class RangeReader(io.RawIOBase):
         if RemotePath(self._path.url).version != self._version:
             raise self._changed()
 
-    def _changed(self) -> InputError:
-        return InputError(f"{self._path}: the file changed while it was read; run the command again when it is at rest")
+    def _changed(self) -> RemoteError:
+        return RemoteError(
+            f"{self._path}: the file changed while it was read; run the command again when it is at rest"
+        )
 
 
 def file_system(url: str) -> Any:
-    """The fsspec file system of a URL; InputError where there is none, or the package is missing that it needs."""
+    """The fsspec file system of a URL; RemoteError where there is none, or the package is missing that it needs."""
     protocol, _, rest = url.partition("://")
     root = f"{protocol}://{rest.partition('/')[0]}"
     shared = _connected(root, os.getpid())
@@ -343,9 +348,9 @@ def _connect(root: str) -> Any:
     except ImportError as error:
         package = _PACKAGES.get(protocol)
         what = f"pip install '{package}'" if package else said(error)
-        raise InputError(f"{root}: {protocol}:// needs a package that is not installed: {what}") from error
+        raise RemoteError(f"{root}: {protocol}:// needs a package that is not installed: {what}") from error
     except ValueError as error:
-        raise InputError(
+        raise RemoteError(
             f"{root}: expected a local path, or a URL of a kind that fsspec knows, such as s3:// ({said(error)})"
         ) from error
 

@@ -5,7 +5,7 @@ hold an id, the lexically first wins. Each question walks the ids of all shards,
 for, never with the store.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -187,6 +187,12 @@ class FeatureStore:
         if not np.array_equal(rows, range(n_rows)):
             features = features.take(np.asarray(rows))
         return features if normalized else features.scaled(read_column(path, "norm", n_rows)[rows])
+
+    def parts(
+        self, shards: Iterable[tuple[Place, int, range | np.ndarray]], normalized: bool = True
+    ) -> Iterator[EncodedRows]:
+        """`part` of several shards, in order; of a remote store the next few are fetched meanwhile."""
+        return each(lambda shard: self.part(*shard, normalized), shards, self.folder)
 
     def rows(self, ids: Ids, normalized: bool = True) -> Float32[np.ndarray, "row dim"]:
         """The features of these ids, in this order, as unit rows or as long as they were; StoreError if some have none.
