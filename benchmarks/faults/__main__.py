@@ -11,7 +11,7 @@ import sys
 import time
 
 SCRIPTS = (
-    *("worker_killed", "node_removed", "two_hosts", "driver_killed", "two_drivers"),
+    *("worker_killed", "node_removed", "two_hosts", "head_lost", "driver_killed", "two_drivers"),
     *("disk_full", "read_only", "object_store", "damaged", "clock_skew"),
 )
 
@@ -24,11 +24,14 @@ def main(names: list[str]) -> int:
         command = [sys.executable, "-m", f"benchmarks.faults.{name}"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
+        found = []
         for line in process.stdout:
             print(line, end="", flush=True)
-            rows += [line] if line.startswith("| ") else []
+            found += [line] if line.startswith("| ") else []
         if process.wait():
             failed.append(name)
+        good = "**no**" if process.returncode else "yes"
+        rows += found or [f"| {name} | as printed above | exit code {process.returncode} | {good} |\n"]
         print(f"# {name}: exit code {process.returncode}, {time.monotonic() - start:.0f} s\n", flush=True)
     print("| fault | what happened | the same command in the end | as it should be |\n|---|---|---|---|")
     print("".join(rows), end="")

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks.faults.small_run import STAGES, make_data, mounted, outcome, remount, tamis
+from benchmarks.faults.small_run import STAGES, make_data, mounted, outcome, remount, row, tamis
 
 
 def main() -> None:
@@ -25,25 +25,28 @@ def main() -> None:
             if stage == "select":  # all is there: only the output folder, elsewhere, is written
                 good = code == 0 and untouched
                 expected = (out / "selected.jsonl").read_bytes() if code == 0 else b""
-                print(f"read-only with all stages finished: exit code {code}, workspace untouched: {untouched}")
                 if code:
                     print(stderr[-1500:])
             else:
                 stopped, sentence = outcome(code, stderr)
                 good = stopped and untouched and not out.exists()
-                print(f"read-only before {stage}:\n  {sentence}")
-                print(f"  one sentence and exit code 2: {stopped}; nothing written: {untouched and not out.exists()}")
+                row(f"workspace read-only before {stage}", sentence, "writable again: goes on", good)
             failures += not good
             remount(disk, "rw")
             code, stderr = tamis(stage, data, disk / "ws", disk / "out")
             if code:
                 raise SystemExit(stderr)
         same = (disk / "out" / "selected.jsonl").read_bytes() == expected
-        print(f"the same selection from the writable workspace: {same}")
+        row(
+            "workspace read-only, all stages finished",
+            "picks are served",
+            "identical" if same else "NOT identical",
+            same,
+        )
         remount(disk, "ro")
         stopped, sentence = outcome(*tamis("select", data, Path(name) / "elsewhere", disk / "picked"))
         no_work = not (Path(name) / "elsewhere").exists()
-        print(f"read-only output folder:\n  {sentence}\n  one sentence: {stopped}; before any work: {no_work}")
+        row("output folder read-only", sentence, "before any work" if no_work else "AFTER WORK", stopped and no_work)
         shutil.rmtree(out, ignore_errors=True)
         remount(disk, "rw")
     raise SystemExit(1 if failures or not (same and stopped and no_work) else 0)

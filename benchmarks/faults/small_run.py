@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -125,6 +126,7 @@ def unfinished(folder: Path) -> list[str]:
 def row(fault: str, happened: str, result: str, good: bool) -> bool:
     """Print a row of the fault table, which `python -m benchmarks.faults` collects; gives `good` back."""
     cells = [" ".join(cell.split()).replace("|", "\\|") for cell in (fault, happened, result)]
+    cells = [re.sub(rf"{tempfile.gettempdir()}/tmp\w+/", "", cell) for cell in cells]
     cells = [re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1…", cell) for cell in cells]
     print(f"| {' | '.join(cells)} | {'yes' if good else '**no**'} |", flush=True)
     return good

@@ -88,7 +88,7 @@ ProjectionSeeds = Annotated[
     int | None, typer.Option("--projection-seeds", help="projections that take turns in the draws (default: 1)")
 ]
 Price = Annotated[float | None, typer.Option("--price", help="of an hour of a worker's machine: tells the cost")]
-ProbeSeconds = Annotated[float, typer.Option("--probe-seconds", help="at most so many, up to 30, for the probe")]
+ProbeSeconds = Annotated[float, typer.Option("--probe-seconds", help="at most so many, up to 20, for the probe")]
 AsJson = Annotated[bool, typer.Option("--json", help="for programs: one JSON object")]
 
 _OF_SEVERAL_FILES = ("--pool", "--target", "--test", "--evaluation", "--include", "--exclude")

@@ -90,6 +90,7 @@ class Representing:
         return [list(group) for group in zip(*(stores for stores, _ in lacking), strict=True)]
 
     def recipes(self, representation: str, what: What, seeds: Sequence[int]) -> Sequence[Recipe]:
+        """What the rows of a representation are: one recipe a checkpoint, or a loss, or one alone."""
         settings, inputs = self.config.represent, self.inputs
         # Targets are few: theirs is the finer row where the pool's is quantised
         store_dtype = settings.store_dtype if what == "pool" else "float16"

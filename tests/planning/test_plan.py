@@ -225,7 +225,7 @@ def test_a_line_through_two_sizes() -> None:
 def test_wrong_input_is_one_sentence(settings: dict[str, Any], planned: Planner, tmp_path: Path) -> None:
     config = load_config(None, settings)
     for seconds in (0.0, 31.0, -1.0):
-        with pytest.raises(InputError, match="--probe-seconds: expected up to 30, got"):
+        with pytest.raises(InputError, match="--probe-seconds: expected up to 20, got"):
             make(config, probe_seconds=seconds)
     with pytest.raises(InputError, match="--price: expected the price of an hour"):
         make(config, price=-1.0)

@@ -17,9 +17,9 @@ _PATTERN = re.compile(r"[*?\[]")
 def expand(paths: Sequence[str]) -> list[str]:
     """The files that paths and glob patterns name, each pattern's in sorted order, every file once.
 
-    They may be URLs of any file system that fsspec knows. A folder that `datasets.save_to_disk` wrote stands for itself,
-    as does a name that begins with hf://. InputError for a pattern that matches nothing, naming it and the nearest
-    existing names, and for any other folder.
+    They may be URLs of any file system that fsspec knows. A folder that `datasets.save_to_disk` wrote stands for
+    itself, as does a name that begins with hf://. InputError for a pattern that matches nothing, naming it and the
+    nearest existing names, and for any other folder.
     """
     found: dict[Path | str, str] = {}
     for pattern in paths:

@@ -185,7 +185,7 @@ def train(
 ) -> list[Checkpoint]:
     """Train a model's trainable parameters in place, by AdamW with gradients clipped to norm 1 (Trainer's default).
 
-    With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch (into a remote folder it is uploaded), and an interrupted training goes on from its
+    With base_digest: a checkpoint `<folder>/epoch-<k>` after each epoch, and an interrupted training goes on from its
     last one, to the same result on the same hardware; without: nothing is kept, and the list is empty. `advance` gets
     tokens done, each time about as many as a step has. Where memory runs out, training goes on from the last finished
     epoch with fewer rows at once, the step being the same to rounding; `note` gets a sentence about that.

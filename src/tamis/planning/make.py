@@ -23,7 +23,7 @@ from tamis.progress import Progress
 from tamis.remote import is_url, locate
 from tamis.representations.compute import Recipe
 
-MAX_PROBE_SECONDS = 30.0
+MAX_PROBE_SECONDS = 20.0  # with the half that may be added, 30
 _BUSY = (
     0.7  # of its cores, below which the probe had company; a process alone, its threads waiting for one another: 0.9
 )

@@ -38,8 +38,8 @@ def working_folder(folder: Place, wanted: str) -> Iterator[tuple[Path, Callable[
     """A local folder to work in, and `publish(name, last)` for a folder in it that is whole, by its file `last`; what
     is not there any more is taken away.
 
-    Of a local folder it is that itself, and publishing does nothing. Of a remote one it is a scratch folder, which holds
-    at first what was published as `wanted`.
+    Of a local folder it is that itself, and publishing does nothing. Of a remote one it is a scratch folder, which
+    holds at first what was published as `wanted`.
     """
     if isinstance(folder, Path):
         yield folder, lambda *_: None

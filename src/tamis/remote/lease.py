@@ -25,6 +25,7 @@ from tamis.remote.processes import is_dead, machine
 
 BEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 60.0
+_LONGEST_BEAT_SECONDS = 5.0
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -63,9 +64,10 @@ def _lease(place: Place, seconds: float) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        beating.join()
-        if _owner(_read(place)) == owner:
-            place.unlink(missing_ok=True)
+        beating.join(_LONGEST_BEAT_SECONDS)  # it may be asking a server that is away
+        with contextlib.suppress(TamisError):  # what is not given back is taken over
+            if _owner(_read(place)) == owner:
+                place.unlink(missing_ok=True)
 
 
 def _take(place: Place, owner: str, seconds: float) -> None:

@@ -291,19 +291,24 @@ class RangeReader(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
+        """Yes."""
         return True
 
     def seekable(self) -> bool:
+        """Yes."""
         return True
 
     def tell(self) -> int:
+        """Where the next read begins."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go there, and tell where that is."""
         self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, as far as the file goes."""
         stop = min(self._position + len(buffer), self._size)
         if stop <= self._position:
             self._check()

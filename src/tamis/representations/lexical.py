@@ -24,7 +24,7 @@ def bm25(target_texts: Sequence[str], pool_texts: Sequence[str], out: Float32[np
     """
     import bm25s
 
-    tokens = bm25s.tokenize(list(pool_texts), stopwords=None, show_progress=False)
+    tokens = bm25s.tokenize(pool_texts, stopwords=None, show_progress=False)
     retriever = bm25s.BM25()
     retriever.index(tokens, show_progress=False)
     queries = bm25s.tokenize(list(target_texts), stopwords=None, return_ids=False, show_progress=False)
