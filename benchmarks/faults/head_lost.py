@@ -29,7 +29,8 @@ def main() -> None:
                 if other.pid != process.pid:
                     other.kill()
             _, stderr = process.communicate()
-        stopped, sentence = small_run.outcome(process.returncode, stderr)
+        _, sentence = small_run.outcome(process.returncode, stderr)
+        stopped = process.returncode == 1 and sentence.startswith("tamis: ") and "Traceback" not in stderr
         if not stopped:
             print(stderr[-3000:])
         with cluster() as address:

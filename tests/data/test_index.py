@@ -88,7 +88,11 @@ def test_rows_are_walked_in_the_order_asked_for(data: st.DataObject, block_rows:
         assert taken.ids == [examples[k].id for k in positions]
         left = sorted(set(range(9)) - set(positions))
         assert pool.without(sorted(set(positions))).ids == [examples[k].id for k in left]
-        assert list(pool[::-2][1:]) == examples[::-2][1:]
+        for part in (slice(None, None, -2), slice(5, None, -1), slice(5, 0, -1), slice(2, 2), slice(7, None, 3)):
+            assert list(pool[part][1:]) == examples[part][1:]
+            assert pool[part].ids == [e.id for e in examples[part]]
+            assert list(pool[part].labels("source")) == [e.source for e in examples[part]]
+            assert pool[part].places.tolist() == list(range(9))[part]
 
 
 def test_positions_out_of_range_are_refused() -> None:

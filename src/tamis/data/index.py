@@ -124,15 +124,20 @@ class Labels(Sequence[Any]):
     @overload
     def __getitem__(self, position: slice) -> "Labels": ...
     def __getitem__(self, position: int | slice) -> Any:
-        found = self.codes[position]
-        return Labels(found, self.names) if isinstance(position, slice) else self.names[found]
+        if isinstance(position, slice):
+            return Labels(self.codes[position], self.names)
+        return self.names[int(self.codes[position])]
 
 
 def taken(values: np.ndarray, positions: "range | Int64[np.ndarray, ' row']") -> np.ndarray:
-    """Some of the values; those of a range are not copied."""
-    if isinstance(positions, range):
-        return values[positions.start : positions.stop : positions.step]
-    return values[positions]
+    """Some of the values; those of a range that goes up are not copied."""
+    found: np.ndarray = values[as_slice(positions) if isinstance(positions, range) else positions]
+    return found
+
+
+def as_slice(positions: range) -> slice:
+    """What takes the same: the end of a range that goes down to 0 is −1, which a slice would take for the last."""
+    return slice(positions.start, positions.stop if positions.stop >= 0 else None, positions.step)
 
 
 class _Spool:

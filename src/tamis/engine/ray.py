@@ -22,6 +22,7 @@ import numpy as np
 
 from tamis.engine import Result, Task, use_threads
 from tamis.engine.desk import TRIES, Clerk, Desk, Telling
+from tamis.engine.farewell import leave_last_words
 from tamis.errors import EngineError, InputError, TamisError
 from tamis.progress import Told
 
@@ -114,6 +115,11 @@ def _started(engine: RayEngine) -> Any:
                 f"engine.workers and engine.threads_per_worker need {n_cpus} CPUs, this host has {os.cpu_count()}: "
                 "lower them, or say engine.address"
             )
+        where = "its cluster" if address == "local" else f"its cluster at {address}"
+        leave_last_words(
+            f"tamis: ended from outside: by Ray if {where} is gone, or for want of memory; "
+            "the same command goes on from what is finished"
+        )
         # What a cluster says of a lost node goes to stdout, whatever log_to_driver says
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
         try:
