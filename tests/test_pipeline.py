@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.config import load_config
-from tamis.engine import Advance
 from tamis.errors import InputError, StoreError
 from tamis.model.load import load_tokenizer
 from tamis.pipeline import Pipeline, select
+from tamis.progress import Told
 from tamis.store import FeatureStore
 
 
@@ -165,10 +165,10 @@ class Backwards:
     """An engine that takes the shards in the opposite order."""
 
     def run(
-        self, make_worker: Callable[[], Callable[[Any, Advance], Any]], tasks: Sequence[Any], advance: Advance
+        self, make_worker: Callable[[], Callable[[Any, Told], Any]], tasks: Sequence[Any], told: Told
     ) -> Iterator[Any]:
         worker = make_worker()
-        return iter([worker(task, advance) for task in reversed(tasks)])
+        return reversed([worker(task, told) for task in reversed(tasks)])
 
 
 def test_two_runs_with_one_seed_leave_the_same_bytes(

@@ -107,8 +107,7 @@ def cluster() -> Iterator[str]:
     try:
         yield f"127.0.0.1:{PORT}"
     finally:
-        for process in small_run.marked():  # `ray stop` would end the clusters of others as well
-            process.kill()
+        small_run.end_all()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ undisturbed run.
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from benchmarks.faults import small_run
 from benchmarks.faults.driver_killed import cluster
 from benchmarks.faults.small_run import WORKERS, row
@@ -25,8 +27,9 @@ def main() -> None:
             process = small_run.started("select", data, workspace, folder / "out", *settings)
             reached = small_run.wait_for_shards(workspace, n_shards // 3, process)
             there = small_run.n_pool_shards(workspace)
+            spared = {process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))}
             for other in small_run.marked():
-                if other.pid != process.pid:
+                if other.pid not in spared:
                     other.kill()
             _, stderr = process.communicate()
         _, sentence = small_run.outcome(process.returncode, stderr)

@@ -34,13 +34,15 @@ class Noted:
     engine: RayEngine
     folder: Path
     seconds: float = 0.0  # that each task takes longer
+    waits_from: int | None = None  # tasks from this one on wait, a minute at most, until a second node has begun one
 
     def run(
         self, make_worker: Callable[[], Callable[[Any, Told], Any]], tasks: Sequence[Any], told: Told
     ) -> Iterator[Any]:
         """See `tamis.engine.Engine`."""
-        folder, seconds = self.folder / str(len(list(self.folder.iterdir()))), self.seconds
+        folder = self.folder / str(len(list(self.folder.iterdir())))
         folder.mkdir()
+        seconds, waits_from = self.seconds, len(tasks) if self.waits_from is None else self.waits_from
 
         def make() -> Callable[[Any, Told], Any]:
             import uuid
@@ -53,6 +55,11 @@ class Noted:
                 number, task = task
                 (folder / f"{number} {node} {uuid.uuid4().hex}").touch()
                 time.sleep(seconds)
+                end = time.monotonic() + 60
+                while number >= waits_from and time.monotonic() < end:
+                    if len({path.name.split(" ")[1] for path in folder.iterdir()}) > 1:
+                        break
+                    time.sleep(0.1)
                 return worker(task, told)
 
             return work
@@ -101,7 +108,8 @@ def changed_mid_run(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES})
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(1 if comes else 2)]
     folder.mkdir(parents=True)
-    engine = Noted(RayEngine(cluster.address, workers, threads=1, device="cpu"), folder, seconds)
+    ray_engine = RayEngine(cluster.address, workers, threads=1, device="cpu")
+    engine = Noted(ray_engine, folder, seconds, n_shards + 2 if comes else None)
     with ThreadPoolExecutor(1) as thread:  # nodes are started in the main thread alone: they handle signals
         try:
             running = thread.submit(_select, config, engine)
@@ -141,8 +149,8 @@ def main() -> None:
             workspace = small_run.warmed_up(calm, here / "ws")
             asked = {"workspace": str(workspace), "out": str(here / "out")}
             config = load_config(calm / "out" / "config.yaml", asked)
-            workers, pause = ((1, 2), 2.0) if comes else ((2, 2), 0.3)  # a further worker needs seconds to start
-            run = changed_mid_run(config, here / "begun", n_shards // 3, workers, comes=comes, seconds=pause)
+            workers = (1, 2) if comes else (2, 2)
+            run = changed_mid_run(config, here / "begun", n_shards // 3, workers, comes=comes, seconds=0.3)
             identical = small_run.same(calm, workspace, here / "out")
             few = run.n_twice <= 2
             good.append(

@@ -1,5 +1,6 @@
 """What the fault scripts share: a small LESS run on the embedded model and pool, and file systems of their own."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -154,6 +155,17 @@ def left_behind(seconds: float = 0) -> list[str]:
     """Names of processes, below any that this script started, that still run after so many seconds."""
     wait_until(lambda: not marked(), seconds=seconds)
     return sorted(process.name() for process in marked() if process.is_running())
+
+
+def end_all() -> None:
+    """Kill all that this script started, and what those start meanwhile. `ray stop` would end others' clusters too."""
+    for _ in range(20):
+        for process in (found := marked()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if not found:
+            return
+        time.sleep(0.2)
 
 
 def marked() -> list[psutil.Process]:

@@ -35,6 +35,7 @@ def main() -> None:
             ends = [(driver.communicate()[1], driver.returncode) for driver in drivers]
             divided, twice = writers.end()
             identical = all(small_run.same(calm, workspace, out) for out in outs)
+            left = small_run.left_behind(60)
             for stderr, code in ends:
                 if code:
                     print(stderr[-2000:])
@@ -42,9 +43,9 @@ def main() -> None:
                 row(
                     f"two drivers on one workspace, {engine}",
                     f"exit codes {', '.join(str(code) for _, code in ends)}; shards by driver: {divided}; "
-                    f"written by both: {twice}",
+                    f"written by both: {twice}" + f"; LEFT BEHIND: {left}" * bool(left),
                     "identical" if identical else "NOT identical",
-                    identical and not any(code for _, code in ends) and small_run.left_behind(30) == [],
+                    identical and not any(code for _, code in ends) and not left,
                 )
             )
     raise SystemExit(not all(good))

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from jaxtyping import Float64, Shaped
 
 from tamis.config import load_config
 from tamis.errors import InputError, TamisError, printable
-from tamis.remote import Place, RemotePath, is_url, local, locate
+from tamis.remote import Place, RemotePath, is_url, locate
+from tamis.remote.folders import reading
 from tamis.report.figures import agreement_figure, save_figure
 from tamis.report.html import render_page
 from tamis.report.pages import writing_report
@@ -41,7 +42,7 @@ class Compared:
     """A selection as it is compared: its ids in pick order, settings by key; `scores` where there still are any."""
 
     name: str
-    folder: Path
+    folder: Place
     ids: list[Hashable]
     n_usable: int
     pool_digest: str
@@ -111,10 +112,14 @@ def read_selections(arguments: Sequence[str]) -> list[Compared]:
     if twice:
         raise InputError(f"two selections are called {twice[0]!r}; name them: NAME={folders[0]}")
     known: dict[Place, Scores | None] = {}
-    return [_read(name, folder, known) for name, folder in zip(names, folders, strict=True)]
+    found = []
+    for name, folder in zip(names, folders, strict=True):
+        with reading(folder) as here:
+            found.append(replace(_read(name, here, known), folder=folder))
+    return found
 
 
-def _split(argument: str) -> tuple[str, Path]:
+def _split(argument: str) -> tuple[str, Place]:
     name, equals, folder = argument.partition("=")
     if not equals or is_url(argument) or Path(argument).exists():
         return "", _folder(argument)
@@ -123,15 +128,15 @@ def _split(argument: str) -> tuple[str, Path]:
     return _utf8(name), _folder(folder)
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str) -> Place:
     found = locate(text)
     if isinstance(found, RemotePath) and not found.is_dir():
         raise InputError(f"{text}: no such folder; {_WRITERS}")
-    return local(found)
+    return found
 
 
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    parts = [folder.absolute().parts for folder in folders]
+def _short_names(folders: Sequence[Place]) -> list[str]:
+    parts = [Path(str(folder.absolute())).parts for folder in folders]
     n_parts = 1
     while n_parts < max(map(len, parts)) and len({part[-n_parts:] for part in parts}) < len(parts):
         n_parts += 1
@@ -308,7 +313,7 @@ def _remarks(pair: Pair) -> Iterator[str]:
     yield from pair.differ or ["no setting differs"]
 
 
-def write(folder: Path, selections: Sequence[Compared], pairs: Sequence[Pair]) -> None:
+def write(folder: Place, selections: Sequence[Compared], pairs: Sequence[Pair]) -> None:
     """agreement.csv, agreement.svg, .png and .pdf, report.html and manifest.json; the folder appears whole."""
     names = [one.name for one in selections]
     jaccard, pool_rho = np.full((2, len(names), len(names)), np.nan)

@@ -12,6 +12,7 @@ from tamis.engine.ray import RayEngine
 def ray_engine() -> Iterator[RayEngine]:
     ray = pytest.importorskip("ray", reason="the Ray engine is an extra")
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # where workers find what tests define
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 28, runtime_env=here)
+    settings = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 1 << 28}
+    ray.init("local", num_cpus=2, runtime_env=here, **settings)  # and not a cluster that runs on this host already
     yield RayEngine(workers=(2, 2), threads=1, device="cpu")
     ray.shutdown()

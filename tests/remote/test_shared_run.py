@@ -237,19 +237,10 @@ def test_training_on_a_selection_of_a_bucket(
 # ---- what can only be local ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("report", "s3://b/study"),
-        ("demo", "--out", "s3://b/demo"),
-        ("compare", "a", "b", "--out", "s3://b/page"),
-        ("export", "picked", "--for", "trl", "--out", "s3://b/trl"),
-    ],
-)
 def test_a_url_is_refused_where_a_folder_has_to_be_local(
-    cli: Callable[..., Any], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = cli(*words, code=2).stderr
-    assert re.fullmatch(r"tamis: s3://b/\w+: expected a local folder for [^\n]*\n", said)
+    said = cli("demo", "--out", "s3://b/demo", code=2).stderr
+    assert re.fullmatch(r"tamis: s3://b/demo: expected a local folder for [^\n]*\n", said)
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from test_rows import Lazy
 
 from tamis import methods
 from tamis.engine.local import LocalEngine
+from tamis.progress import Told
 from tamis.selectors import (
     Picks,
     Rows,
@@ -218,7 +219,7 @@ def test_tagcos_gives_the_same_picks_by_the_engine_and_by_a_pool_of_processes(tm
     expected = tagcos(stored, n_examples=40, n_clusters=6)
 
     def by_engine(function, tasks):
-        return LocalEngine().run(lambda: lambda task, _: function(task), tasks, lambda _: None)
+        return LocalEngine().run(lambda: lambda task, _: function(task), tasks, Told())
 
     assert_same(tagcos(stored, n_examples=40, n_clusters=6, map=by_engine), expected)
     with multiprocessing.get_context("spawn").Pool(2) as pool:

@@ -6,7 +6,7 @@ import typer
 
 from tamis.commands.common import guard
 from tamis.errors import printable
-from tamis.remote import local_only, locate
+from tamis.remote import locate
 
 
 def export(
@@ -19,7 +19,7 @@ def export(
     def write() -> None:
         from tamis.data.exports import export
 
-        folder, made = export(locate(selection), trainer, None if out is None else local_only(out, "an export"))
+        folder, made = export(locate(selection), trainer, None if out is None else locate(out))
         typer.echo(printable(f"written to {folder}: {', '.join([*made.files, 'README.md'])}"))
         typer.echo(printable(f"use: {made.usage}"))
         for line in made.lost:

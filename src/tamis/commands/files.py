@@ -8,7 +8,7 @@ import typer
 
 from tamis.commands.common import FieldColumns, FormatName, ModelName, RemoteCode, Template, fields, guard
 from tamis.errors import InputError, printable
-from tamis.remote import local_only, locate
+from tamis.remote import locate
 
 
 def inspect(
@@ -91,7 +91,7 @@ def compare(
         from tamis import agreement
         from tamis.report.pages import check_place
 
-        folder = None if out is None else local_only(out, "a comparison")
+        folder = None if out is None else locate(out)
         if folder is not None:
             check_place(folder)
         read = agreement.read_selections(selections)

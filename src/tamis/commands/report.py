@@ -1,13 +1,12 @@
 """`tamis report`: the page of a study, of a selection, or of result tables that others published, from its folder."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tamis.commands.common import guard
 from tamis.errors import InputError, printable
-from tamis.remote import local_only
+from tamis.remote import Place, locate
 
 
 def report(
@@ -19,19 +18,22 @@ def report(
     """Make the report of a folder anew: report.html, figures as SVG, PNG and PDF, tables as CSV."""
 
     def show() -> None:
-        for line in _made(local_only(folder, "a report"), None if out is None else local_only(out, "a report")):
+        for line in _made(locate(folder), None if out is None else locate(out)):
             typer.echo(printable(line))
 
     guard(show)
 
 
-def _made(folder: Path, out: Path | None) -> list[str]:
+def _made(folder: Place, out: Place | None) -> list[str]:
+    from tamis.remote.folders import UNFINISHED
     from tamis.study import foreign, tables
     from tamis.study.page import write_foreign_report, write_report
 
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"{folder}: expected the folder of a study, a selection or result tables, found {found}")
+    if (folder / UNFINISHED).exists():
+        raise InputError(f"{folder}: expected a whole folder, but its upload broke off; run again what wrote it")
     if tables.is_study(folder):
         return [*write_report(folder, out), _written(out or folder)]
     if (folder / "picks.parquet").exists() or (folder / "report.json").exists():
@@ -51,5 +53,5 @@ def _made(folder: Path, out: Path | None) -> list[str]:
     )
 
 
-def _written(folder: Path) -> str:
+def _written(folder: Place) -> str:
     return f"written to {folder}: report.html, figures/, tables/"

@@ -6,7 +6,7 @@ import typer
 
 from tamis.commands.common import ModelName, ProgressKind, RemoteCode, Template, arguments, guard, shown
 from tamis.errors import InputError, printable
-from tamis.remote import local_only, locate
+from tamis.remote import locate
 
 Workspace = Annotated[str | None, typer.Option("--workspace", help="cached checkpoints and features (default: .tamis)")]
 Seed = Annotated[int | None, typer.Option("--seed", help="of the training (default: 0)")]
@@ -29,7 +29,7 @@ def study(
         path, overrides = arguments(settings)
         flags = {"out": out, "workspace": workspace, "model.device": device}
         config = load_study(path, {**overrides, **{key: value for key, value in flags.items() if value is not None}})
-        out_folder = local_only(config.out or "study", "a study")
+        out_folder = locate(config.out or "study")
         for line in Study(config, shown(progress)).run(out_folder):
             typer.echo(printable(line))
         typer.echo(

@@ -42,10 +42,7 @@ class Format:
 
     def fits(self, row: Row) -> bool:
         """Whether every required field is there."""
-        for names in self.required:
-            if _present(row, names) is None:
-                return False
-        return True
+        return None not in [_present(row, names) for names in self.required]
 
     def fields(self, row: Row) -> tuple[str, ...] | None:
         """The fields this format reads of the row, or None where a required one is missing."""

@@ -30,7 +30,7 @@ _LOSS_FLAGS = ("train", "weight", "loss")
 
 def is_blank(text: str) -> bool:
     """Nothing but white space and characters without a glyph, such as the zero-width space."""
-    for char in text:  # as a rule the first one tells
+    for char in text:  # noqa: SIM110  # as a rule the first one tells, and a generator for each text is slow
         if not (char.isspace() or unicodedata.category(char) == "Cf"):
             return False
     return True

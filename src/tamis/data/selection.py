@@ -18,7 +18,7 @@ from tamis.data.example import Example
 from tamis.data.export import write_selected
 from tamis.errors import InputError
 from tamis.remote import Place, RemotePath
-from tamis.remote.folders import UNFINISHED, upload
+from tamis.remote.folders import UNFINISHED, check_writable, upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,7 @@ def _check_remote(folder: RemotePath) -> None:
         raise InputError(
             f"{folder}: this folder holds files that are no tamis selection (no manifest.json); choose another --out"
         )
-    probe = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    probe.write_bytes(b"")
-    probe.unlink(missing_ok=True)
+    check_writable(folder)
 
 
 def _is_foreign(folder: Path) -> bool:

@@ -62,6 +62,8 @@ def download(place: RemotePath, folder: Path, files: Iterable[RemotePath] | None
 
     def fetch(file: RemotePath) -> None:
         target = folder / file.relative(place)
+        if not Path(os.path.normpath(target)).is_relative_to(folder):  # keys such as a//b and a/../../b are possible
+            raise RemoteError(f"{file}: expected a file below {place}; give this one another name")
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch(file, target)
 

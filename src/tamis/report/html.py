@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from tamis.data.selection import Selection
 from tamis.errors import InputError, printable
+from tamis.remote import Place
+from tamis.remote.folders import edited
 from tamis.report.figures import as_svg, save_figure
 from tamis.report.headline import headline
 from tamis.report.selection_figures import selection_figures
@@ -98,11 +100,16 @@ def _cut(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
-def rerender(folder: Path) -> None:
+def rerender(folder: Place) -> None:
     """Make the page, figures (in every format) and tables of a selection anew from its report.json, file by file.
 
     InputError where there is none, or none that this version can read.
     """
+    with edited(folder, "manifest.json", wanted="report.json") as here:
+        _rerender(here)
+
+
+def _rerender(folder: Path) -> None:
     path = folder / "report.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

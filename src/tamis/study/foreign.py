@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from tamis.errors import InputError
+from tamis.remote import Place
 from tamis.study import tables
 from tamis.study.tables import BASELINES, BUDGET, QUANTILE, RESULT_COLUMNS, ZERO_SHOT, Results
 from tamis.study.typed import COUNT, TEXT, numbers, text_table
@@ -36,7 +37,7 @@ class _File:
     rows: pd.DataFrame
 
 
-def is_foreign(folder: Path) -> bool:
+def is_foreign(folder: Place) -> bool:
     """Whether a folder holds CSV files, of which none is a study's own."""
     return folder.is_dir() and not tables.is_study(folder) and any(folder.glob("*.csv"))
 

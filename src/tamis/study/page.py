@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tamis.errors import InputError
+from tamis.remote import Place
+from tamis.remote.folders import edited, reading
 from tamis.report.figures import save_figure
 from tamis.report.html import render_page
 from tamis.report.pages import writing_report
@@ -24,14 +26,21 @@ HOW_TO_READ = (
 )
 
 
-def write_report(folder: Path, out: Path | None = None) -> list[str]:
+def write_report(folder: Place, out: Place | None = None) -> list[str]:
     """The report of a study, into its own folder or with its tables into another; what it shows, in sentences.
 
     InputError for a folder that is no study, or tables that are not as `tamis.study.tables` says.
     """
-    study = tables.read(folder)
     if out is not None and out.resolve() != folder.resolve():
+        with reading(folder) as here:
+            study = tables.read(here)
         return _write_elsewhere(study, out)
+    with edited(folder, "study.json") as here:
+        return _write_inside(here)
+
+
+def _write_inside(folder: Path) -> list[str]:
+    study = tables.read(folder)
     temporary = folder / f".report.{uuid.uuid4().hex}.tmp"
     temporary.mkdir()
     try:
@@ -45,14 +54,16 @@ def write_report(folder: Path, out: Path | None = None) -> list[str]:
     return lines
 
 
-def write_foreign_report(source: Path, out: Path) -> list[str]:
+def write_foreign_report(source: Place, out: Place) -> list[str]:
     """The report on result tables that others published, into a folder of its own, which is a study from then on."""
-    if out.resolve().is_relative_to(source.resolve()):
+    if f"{out.resolve()}/".startswith(f"{source.resolve()}/"):
         raise InputError(f"{out}: a report is not written among the tables it is on; choose another --out")
-    return _write_elsewhere(foreign.read(source), out)
+    with reading(source) as here:
+        study = foreign.read(here)
+    return _write_elsewhere(study, out)
 
 
-def _write_elsewhere(study: Results, out: Path) -> list[str]:
+def _write_elsewhere(study: Results, out: Place) -> list[str]:
     with writing_report(out) as temporary:
         lines = _write(temporary, study)
         tables.write(temporary, study)

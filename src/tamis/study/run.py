@@ -28,7 +28,8 @@ from tamis.finetuning import Training, learner, training_rows
 from tamis.inputs import Inputs, digest, read_rows
 from tamis.pipeline import Pipeline
 from tamis.progress import Progress
-from tamis.remote import locate
+from tamis.remote import Place, RemotePath, locate
+from tamis.remote.folders import UNFINISHED, check_writable, edited
 from tamis.remote.lease import lock
 from tamis.store.files import put
 from tamis.study import tables
@@ -52,7 +53,7 @@ class Study:
         self._testing: dict[str, Testing] = {}
         self._n_pool: dict[str, dict[str, int]] = {}
 
-    def run(self, out: Path) -> list[str]:
+    def run(self, out: Place) -> list[str]:
         """Compute what the workspace lacks, and write the folder; lines for a terminal.
 
         ModelError after all is written if trainings failed; the report is of the others, and says that it is a part.
@@ -63,9 +64,10 @@ class Study:
         try:
             failed = run_cells(cells, folder, self.spending, self.engine)
         finally:  # of an interrupted study too: what is there is worth a look, and says that it is a part
-            with lock(self.workspace / f"{digest(str(out.absolute()))}.lock"):  # sharing processes end together
-                self.write(out, cells, list(results(cells, folder)))
-                said = write_report(out)
+            shared = lock(self.workspace / f"{digest(str(out.absolute()))}.lock")  # sharing processes end together
+            with shared, edited(out, "study.json") as here:
+                self.write(here, cells, list(results(cells, folder)))
+                said = write_report(here)
         if failed:
             raise ModelError(f"{len(failed):,} trainings failed, and {out} is of the others; the first: {failed[0]}")
         return said
@@ -258,7 +260,11 @@ def _turns(example: Example) -> list[list[str]]:
     return [[message.role, message.content] for message in example.messages]
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Place) -> None:
     """InputError unless a study may be written here: a new folder, or one of a study."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "study.json").exists())):
-        raise InputError(f"{out}: this holds something else than a study (no study.json); choose another --out")
+    if out.exists():
+        names = {path.name for path in out.iterdir()} if out.is_dir() else {""}
+        if names and not names & {"study.json", UNFINISHED}:
+            raise InputError(f"{out}: this holds something else than a study (no study.json); choose another --out")
+    if isinstance(out, RemotePath):
+        check_writable(out)

@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 
 from tamis.errors import InputError
+from tamis.remote import Place
 from tamis.store.files import put
 from tamis.study.typed import COUNT, NUMBER, TEXT, Rows, frame, read_csv, read_json, read_parquet
 
@@ -130,7 +131,7 @@ def kind(experiment: str) -> str:
 # ---- a study's folder ----------------------------------------------------------------------------------------------
 
 
-def is_study(folder: Path) -> bool:
+def is_study(folder: Place) -> bool:
     """Whether a folder holds a study's tables."""
     return (folder / "results.csv").is_file() and (folder / "study.json").is_file()
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tamis.data.exports.axolotl import for_axolotl
@@ -11,7 +12,8 @@ from tamis.data.exports.trl import for_trl
 from tamis.data.picked import Picked, read_picked
 from tamis.data.selection import writing_folder
 from tamis.errors import InputError
-from tamis.remote import Place, local
+from tamis.remote import Place, RemotePath
+from tamis.remote.folders import reading
 
 TRAINERS: dict[str, Callable[[Picked, Path], Export]] = {
     "llama-factory": for_llama_factory,
@@ -27,10 +29,11 @@ OTHER_FIELDS = (
 )
 
 
-def export(folder: Place, trainer: str, out: Path | None = None) -> tuple[Path, Export]:
+def export(folder: Place, trainer: str, out: Place | None = None) -> tuple[Place, Export]:
     """Write the selection of a folder for a trainer of `TRAINERS`, as a folder: FOLDER-TRAINER unless `out` is given.
 
-    The selection may be remote; what is written is local, because trainers read it, and by default in this directory.
+    Of a remote selection that is by default in this directory, because trainers read local files; where `out` is
+    remote, paths in it are those of a copy in the directory where the trainer starts.
 
     InputError for an unknown trainer, a folder that is no selection, an `out` that holds one or something else.
     """
@@ -41,8 +44,11 @@ def export(folder: Place, trainer: str, out: Path | None = None) -> tuple[Path, 
     out = (beside / f"{folder.name}-{trainer}" if out is None else out).absolute()
     if (out / "picks.parquet").exists():
         raise InputError(f"{out}: this folder holds a selection, which an export would replace; choose another --out")
-    picked = read_picked(local(folder))
-    made = TRAINERS[trainer](picked, out)
+    with reading(folder) as here:
+        picked = read_picked(here)
+    made = TRAINERS[trainer](picked, Path(out.name) if isinstance(out, RemotePath) else out)
+    if isinstance(out, RemotePath):
+        made = replace(made, usage=f"copy {out} to ./{out.name}, then {made.usage}")
     made.lost.extend([*_weights_lost(picked, trainer), OTHER_FIELDS])
     n_rows = len(picked.examples) - made.n_left_out
     facts = {"export": trainer, "selection": str(folder), "n_rows": n_rows, "lost": made.lost}
