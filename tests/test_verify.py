@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(workspace: Path, name: st
 @pytest.mark.parametrize(
     "damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-8]), lambda path: path.write_bytes(b"")]
 )
-@pytest.mark.parametrize("pattern", ["*.npy", "*.json"])
+@pytest.mark.parametrize("pattern", ["*.npy", "*.ids"])
 def test_a_damaged_similarity_is_set_aside_and_computed_again(
     workspace: Path, settings: dict[str, Any], contents: Contents, damage: Callable[[Path], Any], pattern: str
 ) -> None:

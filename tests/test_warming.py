@@ -49,7 +49,7 @@ def test_without_warm_up(settings: dict[str, Any], recorder: Any, tmp_path: Path
     again = select(load_config(None, wanted), second)
     assert [example.id for example in again.examples] == [example.id for example in picked.examples]
     assert "warm up" in first.stages
-    assert second.stages == ["pick"]
+    assert second.stages == ["read", "filter", "pick"]
     assert any("no warm-up" in note and "found" in note for note in second.notes)
     assert (folder / "checkpoint.json").stat().st_mtime_ns == written
 
@@ -130,7 +130,7 @@ def test_full_tuning(
     picked = select(load_config(None, wanted), first)
     again = select(load_config(None, wanted), second)
     assert [example.id for example in again.examples] == [example.id for example in picked.examples]
-    assert second.stages == ["pick"]
+    assert second.stages == ["read", "filter", "pick"]
 
     done = finished_checkpoints(epochs_of(tmp_path / "ws")[0].parent)
     assert [checkpoint.step for checkpoint in done] == [3, 6]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from tamis.errors import DamagedError
-from tamis.store import FeatureStore
+from tamis.store import FeatureStore, StoredRows
 
 every_dtype = pytest.mark.parametrize("store", ["float16", "int8", "sign"], indirect=True)
 
@@ -182,3 +183,16 @@ def test_a_nan_is_found_even_under_a_right_checksum(store: FeatureStore, rows, m
     ids = rows.kept(rows.ids(5))
     store.write(ids, np.full((len(ids), 6), np.nan, np.float32), rows.norm(ids), rows.n_tokens(ids), ids, {})
     assert [reason for _, reason in store.verify()] == ["features holds a number that is not finite"]
+
+
+def test_a_flipped_bit_of_the_features_is_found_where_they_are_used(store: FeatureStore, rows) -> None:
+    [path] = rows.fill(store, rows.ids(12), 12)
+    ids = rows.kept(rows.ids(12))
+    data = bytearray(path.read_bytes())
+    with safe_open(path, "numpy") as file:
+        features = file.get_tensor("features").tobytes()
+    data[data.index(features) + 5] ^= 1
+    path.write_bytes(bytes(data))
+    for use in (store.rows, lambda ids: list(store.shards(ids)), lambda ids: StoredRows([store], [1.0], ids)[:]):
+        with pytest.raises(DamagedError, match="checksum of features differs.*tamis verify"):
+            use(ids)

@@ -1,7 +1,9 @@
 """Int8 and sign rows: the laws of the encoding, worked tables, and every reader of a store against the same floats."""
 
 import hashlib
+import json
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from tamis.errors import DamagedError, StoreError
 from tamis.similarity import similarity
@@ -115,10 +119,17 @@ def test_a_store_of_a_dtype_of_later_days_is_refused(store: FeatureStore, monkey
             read(store.folder)
 
 
-def test_a_float16_shard_has_the_bytes_it_always_had(store: FeatureStore, rows) -> None:
-    """Stores made before there was a choice must stay what they are: these digests are of tamis 0.1."""
+def test_a_float16_shard_has_the_bytes_it_always_had_and_is_still_read(store: FeatureStore, rows) -> None:
+    """But for a CRC-32 of the features. Stores made earlier must stay what they are: these digests are of tamis 0.1."""
     [path] = rows.fill(store, rows.ids(12), 12)
+    before = store.rows(rows.kept(rows.ids(12)))
+    with safe_open(path, "numpy") as file:
+        metadata = json.loads(file.metadata()["tamis"])
+    assert metadata.pop("features_crc32") == zlib.crc32(load_file(path)["features"].tobytes())
+    save_file(load_file(path), path, {"tamis": json.dumps({**metadata, "format": 2}, sort_keys=True)})
     assert hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() == "48418dfc487b9f0ab524d083a2be4ded"
+    np.testing.assert_array_equal(store.rows(rows.kept(rows.ids(12))), before)
+    assert store.verify() == []
     recipe = (store.folder / "recipe.json").read_bytes()
     assert hashlib.blake2b(recipe, digest_size=16).hexdigest() == "108eccf0ffeb79ebd4beb1ec5f13c197"
 

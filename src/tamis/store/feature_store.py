@@ -57,7 +57,7 @@ class FeatureStore:
     Make one with `FeatureStore.open` (to write) or `FeatureStore.load` (to read what is there).
 
     Every reader raises DamagedError for a shard that is cut short or whose ids, norms or token counts fail their
-    checksum. Not covered: the checksums of features, which only `verify` reads.
+    checksum, or whose features fail their CRC-32. Their cryptographic digest is for `verify` alone.
 
     The folder may be on an object store: then shards are fetched without their features where those are not asked for,
     and else as copies (`tamis.remote.cache`).

@@ -12,11 +12,13 @@ Rows stand in the order in which the ids were assigned. All metadata is one JSON
 keys would be written in an order that varies between processes: the same content always gives the same bytes. It names
 the recipe (by its digest), so that a shard that strayed into another store is not taken for one of its own.
 
-Reading checks everything but the features, which only `read_shard` does: hashing them costs as much as using them.
+Reading checks everything: the features by CRC-32, because a cryptographic digest of them costs as much as using them;
+`read_shard` checks that too.
 """
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +37,8 @@ from tamis.store.files import SHARD_SUFFIX
 from tamis.store.quantize import EncodedRows, StoreDtype, stored_dim
 from tamis.store.remote_shards import RemoteShard
 
-_FORMAT = 2
+_FORMAT = 3
+_WITHOUT_CRC = 2  # written by earlier versions, and read
 _DTYPES: dict[str, type[np.generic]] = {"ids": np.uint8, "n_tokens": np.int32, "norm": np.float32, "scale": np.float32}
 _FEATURES: dict[StoreDtype, tuple[type[np.generic], str]] = {  # as NumPy and as safetensors call it
     "float16": (np.float16, "F16"),
@@ -43,6 +46,7 @@ _FEATURES: dict[StoreDtype, tuple[type[np.generic], str]] = {  # as NumPy and as
     "sign": (np.uint8, "U8"),
 }
 _ID_BYTES = 16
+_checked: set[tuple[str, int, int, int]] = set()  # files whose features were as they were written
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -103,7 +107,13 @@ def encode_shard(
     checksums = {name: _digest(tensor.tobytes()) for name, tensor in tensors.items()}
     skipped = [list(entry) for entry in ids.skipped]
     checksums["skipped"] = _digest(json.dumps(skipped).encode())
-    metadata = {"checksums": checksums, "format": _FORMAT, "recipe": recipe_digest, "skipped": skipped}
+    metadata = {
+        "checksums": checksums,
+        "features_crc32": zlib.crc32(tensors["features"].tobytes()),
+        "format": _FORMAT,
+        "recipe": recipe_digest,
+        "skipped": skipped,
+    }
     return bytes(save(tensors, metadata={"tamis": json.dumps(metadata, sort_keys=True)}))
 
 
@@ -120,7 +130,9 @@ def read_column(path: Place, name: str, n_rows: int) -> Shaped[np.ndarray, " row
 
 
 def map_features(path: Place, n_rows: int, dim: int, dtype: StoreDtype) -> EncodedRows:
-    """The features of a shard, memory-mapped; of their content nothing is checked but the scales."""
+    """The features of a shard, memory-mapped. They are checked the first time a process asks for them, by CRC-32; those
+    of a shard that was written before it had one are not.
+    """
     shape = n_rows, stored_dim(dtype, dim)
     numpy_type, name = _FEATURES[dtype]
     here = local(path)
@@ -133,7 +145,22 @@ def map_features(path: Place, n_rows: int, dim: int, dtype: StoreDtype) -> Encod
         with here.open("rb") as raw:
             header_bytes = int.from_bytes(raw.read(8), "little")
             start, _ = json.loads(raw.read(header_bytes))["features"]["data_offsets"]
-        return EncodedRows(np.memmap(here, numpy_type, "r", 8 + header_bytes + start, shape), dim, scale)
+        features = np.memmap(here, numpy_type, "r", 8 + header_bytes + start, shape)
+        _check_once(here, features, _metadata(file).get("features_crc32"))
+        return EncodedRows(features, dim, scale)
+
+
+def _check_once(here: Path, features: np.ndarray, expected: int | None) -> None:
+    found = here.stat()
+    version = str(here), found.st_ino, found.st_size, found.st_mtime_ns
+    if version not in _checked:
+        _check_crc(features, expected)
+        _checked.add(version)
+
+
+def _check_crc(features: np.ndarray, expected: int | None) -> None:
+    if expected is not None and zlib.crc32(features.reshape(-1).view(np.uint8).data) != expected:
+        raise ValueError("checksum of features differs")
 
 
 def read_shard(path: Place, recipe_digest: str, dim: int, dtype: StoreDtype) -> tuple[ShardIds, dict[str, np.ndarray]]:
@@ -148,6 +175,7 @@ def read_shard(path: Place, recipe_digest: str, dim: int, dtype: StoreDtype) -> 
             if name == "features":
                 shape: tuple[int, ...] = len(ids.rows), stored_dim(dtype, dim)
                 tensors[name] = _tensor(file, name, shape, _FEATURES[dtype][0])
+                _check_crc(tensors[name], _metadata(file).get("features_crc32"))
             else:
                 tensors[name] = _tensor(file, name, (len(ids.rows),))
             if not np.isfinite(tensors[name]).all():
@@ -183,8 +211,10 @@ def _opened(path: Place, here: Path | None = None) -> Iterator[Any]:
 
 def _metadata(file: Any) -> Mapping[str, Any]:
     metadata: Mapping[str, Any] = json.loads(file.metadata()["tamis"])
-    if metadata["format"] != _FORMAT:
+    if metadata["format"] not in (_FORMAT, _WITHOUT_CRC):
         raise ValueError(f"expected shard format {_FORMAT}, found {metadata['format']!r}")
+    if ("features_crc32" in metadata) != (metadata["format"] == _FORMAT):
+        raise ValueError(f"expected features_crc32 in shard format {_FORMAT} alone, found format {metadata['format']}")
     return metadata
 
 
