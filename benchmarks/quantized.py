@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import Report, Settings, Side, measure
 from tamis.selectors import round_robin, top_k

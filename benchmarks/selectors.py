@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from benchmarks import plain_selectors as plain
 from benchmarks.common import Once, Report, Settings, Side, in_child, measure, ratios

@@ -22,8 +22,8 @@ from sklearn.metrics import jaccard_score
 from tamis.agreement import Pair, compare, jaccard_by_chance, lines, read_selections, spearman, write
 from tamis.config import Config
 from tamis.errors import DamagedError, InputError
-from tamis.selectors import top_k
 from tamis.ids import unpack
+from tamis.selectors import top_k
 from tamis.similarity import save_similarity
 
 EVIL = "<script>alert(1)</script>\x1b[1m"

@@ -29,7 +29,7 @@ class DamagedError(StoreError):
 
 
 class RemoteError(TamisError):
-    """A URL cannot be read or written: the server is away, refuses, or is not known. Nothing that is there is damaged."""
+    """A URL cannot be read or written: the server is away, refuses or is unknown. Nothing there is damaged."""
 
 
 class EngineError(TamisError):

@@ -194,5 +194,5 @@ def test_a_flipped_bit_of_the_features_is_found_where_they_are_used(store: Featu
     data[data.index(features) + 5] ^= 1
     path.write_bytes(bytes(data))
     for use in (store.rows, lambda ids: list(store.shards(ids)), lambda ids: StoredRows([store], [1.0], ids)[:]):
-        with pytest.raises(DamagedError, match="checksum of features differs.*tamis verify"):
+        with pytest.raises(DamagedError, match=r"checksum of features differs.*tamis verify"):
             use(ids)

@@ -248,7 +248,6 @@ def _harness_summary(ran: "HarnessResults") -> list[str]:
 def _manifest(config: "Config", inputs: "Inputs", adapter: Path | None) -> dict[str, Any]:
     from importlib.metadata import version
 
-    from tamis.inputs import digest
     from tamis.model.load import ModelSource, model_digest
 
     libraries = (*_LIBRARIES, *(["lm_eval"] if config.evaluate.harness else []))
