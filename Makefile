@@ -10,7 +10,7 @@ demo: .venv/runtime
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/tamis demo
 
 test: check
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest -n $(JOBS)
 
 check: .venv/dev
 	$(BIN)/ruff check src tests benchmarks

@@ -20,6 +20,22 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # no test fails 
 hypothesis.settings.load_profile("untimed")
 
 
+_CLUSTERS = ("tests/engine/test_engines", "tests/engine/test_nodes", "tests/remote/test_shared_workers")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests are dealt out one by one, but those that start a Ray cluster go to one process: two at once are too much
+    for two cores."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneCluster(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "clusters" if nodeid.startswith(_CLUSTERS) else nodeid
+
+    return OneCluster(config, log)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and models kept beside a developer's checkout."""

@@ -20,7 +20,6 @@ from tamis.progress import Silent, Told
 from tamis.study.run import Study
 from tamis.study.settings import load_study
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
 KINDS = ("local", "ray")
 Worker = Callable[[int, Told], int]
 

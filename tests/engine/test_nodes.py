@@ -11,7 +11,6 @@ import pytest
 from tamis.config import load_config
 from tamis.pipeline import Pipeline
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
 ROOT = Path(__file__).parents[2]
 N_SHARDS = 2 * 10  # 19 pool rows, two a shard, at two checkpoints
 

@@ -10,7 +10,6 @@ from tamis.config import load_config
 from tamis.pipeline import select
 from tamis.remote import RemotePath
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
 Contents = Callable[..., dict[str, bytes]]
 
 
