@@ -118,7 +118,7 @@ def test_refusals_name_the_file(tmp_path: Path) -> None:
 
 def test_known_keys_are_those_of_the_tree() -> None:
     def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
-        groups = {"data", "model", "warmup", "represent", "score", "pick", "finetune", "evaluate"}
+        groups = {"data", "model", "warmup", "represent", "score", "pick", "engine", "finetune", "evaluate"}
         return {
             leaf
             for key, value in tree.items()
