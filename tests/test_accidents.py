@@ -299,7 +299,7 @@ DAMAGE = [flip, cut, empty, prolong]
     [
         ("features/*/*.safetensors", "verify"),
         ("similarity/*.npy", "verify"),
-        ("similarity/*.json", "verify"),
+        ("similarity/*.ids", "verify"),
         ("features/*/recipe.json", "delete"),
         ("checkpoints/*/epoch-2/checkpoint.json", "delete folder"),
         ("checkpoints/*/epoch-2/adam.safetensors", "delete folder"),

@@ -199,7 +199,7 @@ def test_what_it_does_not_cover_is_refused_before_any_work(
 @pytest.mark.parametrize("name", known_methods())
 def test_every_method_is_drawn_or_refused(name: str) -> None:
     reason = refusal(load_config(None, {"pick.method": name, "score.bootstrap": 5}))
-    assert (reason is None) == (name in ("less", "gradient", "rds", "embed", "bm25")), reason
+    assert (reason is None) == (name in ("less", "gradient", "rds", "embed", "ngrams", "bm25")), reason
 
 
 @pytest.mark.parametrize(("bootstrap", "seeds"), [(1, 1), (3, 4), (-1, 1), (5, 0)])

@@ -16,7 +16,8 @@ from tamis.evaluating import Evaluation, evaluate
 from tamis.evaluation.generate import Answer
 from tamis.evaluation.loss import losses
 from tamis.evaluation.tasks import SCORERS
-from tamis.inputs import Inputs, digest
+from tamis.ids import digest as ids_digest
+from tamis.inputs import Inputs
 from tamis.model.load import LoraSettings, ModelSource, add_lora, load_base
 from tamis.settings import EvaluateConfig
 
@@ -254,7 +255,7 @@ def test_the_command_writes_every_row(
     few = tmp_path / "few"
     cli(*given, "--limit", 3, "--out", few)
     of_few = json.loads((few / "manifest.json").read_text())["test"]
-    assert of_few == {"digest": digest([r["id"] for r in scored[:3]]), "n_rows": 3}
+    assert of_few == {"digest": ids_digest([r["id"] for r in scored[:3]]), "n_rows": 3}
     assert manifest["test"]["n_rows"] == 5
     # config.yaml says it all again
     again = tmp_path / "again"

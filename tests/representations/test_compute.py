@@ -1,7 +1,7 @@
 """Filling a store: which rows it gets, which it skips and why."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tamis.data.chat import Encoded
+from tamis.data.example import Example
 from tamis.errors import DamagedError, ModelError
 from tamis.model.batch import Batch, collate, example_losses
 from tamis.model.checkpoint import Checkpoint, load_model_at, read_checkpoint
 from tamis.model.load import ModelSource, trainable
+from tamis.progress import Told
 from tamis.representations import gradient, recipes
 from tamis.representations.compute import fill_shards
 from tamis.representations.recipes import GradientRecipe, feature_dim
 from tamis.store import FeatureStore
 
 NAN_TOKEN = 200
+SILENT = Told()
 IDS = tuple(f"{number:032x}" for number in range(6))
+
+
+def shard(ids: Iterable[str]) -> list[Example]:
+    """Examples of these ids, of which nothing else is looked at."""
+    return [Example((), id_, None, "s", None, "f", 1) for id_ in ids]
+
+
+def of(rows: dict[str, Encoded | str]) -> Callable[[Example], Encoded | str]:
+    return lambda example: rows[example.id]
 
 
 @pytest.fixture
@@ -58,11 +70,18 @@ def rows() -> dict[str, Encoded | str]:
 def fill(tmp_path: Path) -> Callable[..., FeatureStore]:
     """fill(recipe, rows, ...): a new store with one shard of these rows."""
 
-    def run(recipe: GradientRecipe, rows: dict[str, Encoded | str], *, batch_tokens: int = 4096, **more: Any) -> Any:
+    def run(
+        recipe: GradientRecipe,
+        rows: dict[str, Encoded | str],
+        *,
+        batch_tokens: int = 4096,
+        told: Told = SILENT,
+        **more: Any,
+    ) -> Any:
         store = FeatureStore.open(tmp_path / f"store{len(list(tmp_path.iterdir()))}", recipe.to_dicts()[0])
-        more = {"activation_checkpointing": False, "note": print, **more}
-        work = fill_shards(recipe, [store], rows.__getitem__, batch_tokens=batch_tokens, **more)
-        assert work(tuple(rows), lambda _: None) == len(rows)
+        more = {"activation_checkpointing": False, **more}
+        work = fill_shards(recipe, [store], of(rows), batch_tokens=batch_tokens, **more)
+        assert work(shard(rows), told) == len(rows)
         assert store.held() == set(rows)
         return store
 
@@ -148,13 +167,13 @@ def test_a_shard_that_another_writer_made_is_left_alone(
     recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path
 ) -> None:
     store = FeatureStore.open(tmp_path / "store", recipe.to_dicts()[0])
-    work = fill_shards(recipe, [store], rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=print)
+    work = fill_shards(recipe, [store], of(rows), batch_tokens=50, activation_checkpointing=False)
     computed: list[int] = []
     found: list[int] = []
-    assert work(IDS, computed.append) == len(IDS)
+    assert work(shard(IDS), Told(computed.append)) == len(IDS)
     [path] = store.folder.glob("*.safetensors")
     before = path.stat().st_mtime_ns
-    assert work(IDS, found.append) == 0
+    assert work(shard(IDS), Told(found.append)) == 0
     assert path.stat().st_mtime_ns == before
     assert sum(found) == sum(computed) == sum(len(e.input_ids) for e in rows.values())
 
@@ -172,7 +191,7 @@ def test_where_memory_runs_out_the_shard_is_computed_again(
         return losses(model, batch)
 
     monkeypatch.setattr(gradient, "example_losses", allocate)
-    store = fill(recipe, rows, note=notes.append)
+    store = fill(recipe, rows, told=Told(note=notes.append))
     assert notes == [
         "out of memory at 180 tokens a batch: going on with 90",
         "out of memory at 90 tokens a batch: going on with 45",
@@ -188,16 +207,14 @@ def test_rows_that_are_too_much_alone(
     recipe: GradientRecipe, rows: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FeatureStore.open(tmp_path / "store", recipe.to_dicts()[0])
-    work = fill_shards(
-        recipe, [store], rows.__getitem__, batch_tokens=50, activation_checkpointing=False, note=lambda _: None
-    )
+    work = fill_shards(recipe, [store], of(rows), batch_tokens=50, activation_checkpointing=False)
 
     def never(model: Any, batch: Batch) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(gradient, "example_losses", never)
     with pytest.raises(ModelError, match="out of memory with single rows of up to 30 tokens: use a smaller"):
-        work(IDS, lambda _: None)
+        work(shard(IDS), Told())
     assert list(store.folder.glob("*.safetensors")) == []
 
     def broken(model: Any, batch: Batch) -> Any:
@@ -205,7 +222,7 @@ def test_rows_that_are_too_much_alone(
 
     monkeypatch.setattr(gradient, "example_losses", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        work(IDS, lambda _: None)
+        work(shard(IDS), Told())
 
 
 def test_everything_a_row_depends_on_is_in_its_recipe(recipe: GradientRecipe) -> None:
@@ -240,10 +257,8 @@ def test_several_projections_in_one_pass_are_each_as_by_itself(
     several = replace(recipe, kind="sketch", dim=64, projection_seeds=(0, 5, 9), form="torch")
     stores = [FeatureStore.open(tmp_path / str(n), made_by) for n, made_by in enumerate(several.to_dicts())]
     rows[IDS[3]] = "no"
-    work = fill_shards(
-        several, stores, rows.__getitem__, batch_tokens=60, activation_checkpointing=False, note=lambda _: None
-    )
-    work(IDS, lambda _: None)
+    work = fill_shards(several, stores, of(rows), batch_tokens=60, activation_checkpointing=False)
+    work(shard(IDS), Told())
     for seed, store in zip((0, 5, 9), stores, strict=True):
         alone = fill(replace(several, projection_seeds=(seed,)), rows, batch_tokens=60)
         [mine], [other] = store.folder.glob("*.safetensors"), alone.folder.glob("*.safetensors")
@@ -253,7 +268,7 @@ def test_several_projections_in_one_pass_are_each_as_by_itself(
     kept = [path.stat().st_mtime_ns for store in (stores[0], stores[2]) for path in store.folder.glob("*.safetensors")]
     before = gone.read_bytes()
     gone.unlink()
-    work(IDS, lambda _: None)
+    work(shard(IDS), Told())
     assert gone.read_bytes() == before
     assert kept == [
         path.stat().st_mtime_ns for store in (stores[0], stores[2]) for path in store.folder.glob("*.safetensors")

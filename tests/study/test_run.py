@@ -284,7 +284,7 @@ def test_an_interrupt_while_selecting_stops_at_once(grid: dict[str, Any], tmp_pa
     stopped = recorder(("warm up", 1))
     with pytest.raises(KeyboardInterrupt):
         Study(load_study(None, {**grid, "workspace": str(tmp_path / "ws")}), stopped).run(tmp_path / "out")
-    assert stopped.stages == ["warm up"]
+    assert stopped.stages == ["read", "filter", "warm up"]
 
 
 def test_rows_are_as_long_as_those_wanted() -> None:

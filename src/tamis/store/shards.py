@@ -109,7 +109,7 @@ def encode_shard(
     checksums["skipped"] = _digest(json.dumps(skipped).encode())
     metadata = {
         "checksums": checksums,
-        "features_crc32": zlib.crc32(tensors["features"].tobytes()),
+        "features_crc32": _crc(tensors["features"]),
         "format": _FORMAT,
         "recipe": recipe_digest,
         "skipped": skipped,
@@ -150,7 +150,7 @@ def map_features(path: Place, n_rows: int, dim: int, dtype: StoreDtype) -> Encod
         return EncodedRows(features, dim, scale)
 
 
-def _check_once(here: Path, features: np.ndarray, expected: int | None) -> None:
+def _check_once(here: Path, features: np.ndarray, expected: str | None) -> None:
     found = here.stat()
     version = str(here), found.st_ino, found.st_size, found.st_mtime_ns
     if version not in _checked:
@@ -158,9 +158,13 @@ def _check_once(here: Path, features: np.ndarray, expected: int | None) -> None:
         _checked.add(version)
 
 
-def _check_crc(features: np.ndarray, expected: int | None) -> None:
-    if expected is not None and zlib.crc32(features.reshape(-1).view(np.uint8).data) != expected:
+def _check_crc(features: np.ndarray, expected: str | None) -> None:
+    if expected is not None and _crc(features) != expected:
         raise ValueError("checksum of features differs")
+
+
+def _crc(features: np.ndarray) -> str:
+    return f"{zlib.crc32(features.reshape(-1).view(np.uint8).data):08x}"
 
 
 def read_shard(path: Place, recipe_digest: str, dim: int, dtype: StoreDtype) -> tuple[ShardIds, dict[str, np.ndarray]]:
