@@ -1,6 +1,7 @@
 """Where work is done: in this process (`local`), or by the workers of a Ray cluster (`ray`), perhaps of this host."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -46,8 +47,8 @@ def use_threads(n_threads: int | None) -> None:
     if n_threads is None:
         return
     import threadpoolctl
-    import torch
 
-    os.environ["OMP_NUM_THREADS"] = str(n_threads)  # of libraries that are loaded later
-    torch.set_num_threads(n_threads)
+    os.environ["OMP_NUM_THREADS"] = str(n_threads)  # of libraries that are loaded later, as PyTorch where it is needed
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(n_threads)
     threadpoolctl.threadpool_limits(n_threads)
