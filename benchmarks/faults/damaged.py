@@ -10,7 +10,6 @@ finishes with the stores and picks of an undisturbed run.
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,10 +45,7 @@ DAMAGES: dict[str, Damage] = {
 
 def main() -> None:
     good = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = small_run.make_data(folder / "data")
-        calm = small_run.expected(data, folder / "calm")
+    with small_run.prepared() as (folder, data, calm):
         for what, damage in DAMAGES.items():
             good.append(mended(what, [damage], folder / "here", data, calm, ()))
         distinct = [DAMAGES[what] for what in ("a shard cut in half", "half a recipe.json", "a similarity cut in half")]

@@ -6,9 +6,6 @@ Shows what the driver says, and that on a new cluster the same command finishes 
 undisturbed run.
 """
 
-import tempfile
-from pathlib import Path
-
 import psutil
 
 from benchmarks.faults import small_run
@@ -17,10 +14,7 @@ from benchmarks.faults.small_run import WORKERS, row
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = small_run.make_data(folder / "data")
-        calm = small_run.expected(data, folder / "calm")
+    with small_run.prepared() as (folder, data, calm):
         workspace, n_shards = small_run.warmed_up(calm, folder / "ws"), small_run.n_pool_shards(calm / "ws")
         with cluster() as address:
             settings = (f"engine.address={address}", *WORKERS)

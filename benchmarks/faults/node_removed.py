@@ -7,7 +7,6 @@ are those of an undisturbed run of this process alone, and only the shards in fl
 """
 
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -139,10 +138,7 @@ def _select(config: Config, engine: Noted) -> Selection:
 
 def main() -> None:
     good = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = small_run.make_data(folder / "data")
-        calm = small_run.expected(data, folder / "calm")
+    with small_run.prepared() as (folder, _, calm):
         n_shards = small_run.n_pool_shards(calm / "ws")
         for comes in (False, True):
             here = folder / ("comes" if comes else "goes")

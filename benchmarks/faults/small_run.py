@@ -73,6 +73,15 @@ def expected(data: list[str], folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def prepared() -> Iterator[tuple[Path, list[str], Path]]:
+    """A folder that is gone afterwards, the arguments of a run in it, and the folder of an undisturbed one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = make_data(folder / "data")
+        yield folder, data, expected(data, folder / "calm")
+
+
 def warmed_up(calm: Path, workspace: Path) -> Path:
     """A new workspace that has the checkpoints of the undisturbed run, so that faults fall into what comes after."""
     shutil.copytree(calm / "ws" / "checkpoints", workspace / "checkpoints")

@@ -7,7 +7,6 @@ how many were written by both.
 """
 
 import os
-import tempfile
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -20,10 +19,7 @@ GROUP = 54321  # of the second driver's files, by which they are told apart
 
 def main() -> None:
     good = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = small_run.make_data(folder / "data")
-        calm = small_run.expected(data, folder / "calm")
+    with small_run.prepared() as (folder, data, calm):
         for engine, settings in (("local", ()), ("Ray, engine.workers=2 each", WORKERS)):
             here = folder / engine.partition(",")[0]
             workspace, outs = here / "ws", (here / "first", here / "second")

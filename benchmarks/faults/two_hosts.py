@@ -11,7 +11,6 @@ of one process. Both hosts have the same host name and share memory and processe
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,10 +111,7 @@ def die(host: Host) -> None:
 
 def main() -> None:
     good = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = small_run.make_data(folder / "data")
-        calm = small_run.expected(data, folder / "calm")
+    with small_run.prepared() as (folder, data, calm):
         for what, accident in (("nothing happens", None), ("cable pulled", pull_cable), ("second host dies", die)):
             here = folder / what.replace(" ", "-")
             workspace = small_run.warmed_up(calm, here / "ws")

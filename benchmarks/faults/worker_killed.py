@@ -6,8 +6,6 @@ Shows that the run finishes with the stores and picks of an undisturbed one, and
 """
 
 import subprocess
-import tempfile
-from pathlib import Path
 
 import psutil
 
@@ -16,10 +14,7 @@ from benchmarks.faults.small_run import WORKERS, row
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = small_run.make_data(folder / "data")
-        calm = small_run.expected(data, folder / "calm")
+    with small_run.prepared() as (folder, data, calm):
         workspace, n_shards = small_run.warmed_up(calm, folder / "ws"), small_run.n_pool_shards(calm / "ws")
         process = small_run.started("select", data, workspace, folder / "out", *WORKERS)
         killed = []

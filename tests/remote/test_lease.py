@@ -97,7 +97,8 @@ def test_the_lease_of_a_killed_process_is_taken_over(s3: RemotePath, of: str) ->
 def test_a_lease_that_is_no_lease_is_taken_over_after_a_while(s3: RemotePath) -> None:
     (s3 / "lock").write_bytes(b"\0not JSON")
     with lock(s3 / "lock", 60.0):
-        pass
+        assert lease._owner((s3 / "lock").read_bytes()) is not None  # ours
+    assert not (s3 / "lock").exists()
 
 
 def test_while_the_server_is_away_nobody_is_thought_dead(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
